@@ -1,0 +1,1 @@
+//! BYTES IN, BYTES OUT.
