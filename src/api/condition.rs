@@ -1,0 +1,208 @@
+//! Conditions: their types and reasons as enums, and the one way to set them.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// Type of a condition on a `KrakeHook` or `HookCertificate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConditionType {
+    /// The hook does what its spec asks for.
+    Ready,
+    /// Every running pod of the workload has token, URL and certificate.
+    Injected,
+    /// The client certificate is issued and recorded.
+    CertificateReady,
+    /// A removal of the workload will wait.
+    Armed,
+    /// A removal is waiting right now.
+    Blocking,
+    /// This workload, created again, ran to completion once before.
+    Completed,
+    /// Somebody else keeps taking our entries out of the workload.
+    InjectionContested,
+    /// `HookCertificate`: a certificate is being issued.
+    Issuing,
+}
+
+/// Why a condition has its status: stable words that alerts and scripts can match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// All is as the spec asks.
+    AsSpecified,
+    /// The workload does not exist (yet).
+    WorkloadNotFound,
+    /// An older hook has this workload.
+    WorkloadTaken,
+    /// The workload is being deleted and was not armed in time.
+    WorkloadDeleting,
+    /// The workload carries `hooks.krake.dev/hook: disabled`.
+    Disabled,
+    /// The user's template sets an environment variable that would be injected.
+    EnvConflict,
+    /// The user's template mounts something where the certificate would go.
+    MountConflict,
+    /// A container named in the spec is not in the template.
+    ContainerNotFound,
+    /// A Secret of the needed name belongs to somebody else.
+    SecretConflict,
+    /// The pods with the injected template are not all there yet.
+    RollingOut,
+    /// The Deployment is paused: no pod gets the new template.
+    RolloutPaused,
+    /// The template is not injected yet.
+    NotInjected,
+    /// The certificate is being issued.
+    Issuing,
+    /// The certificate is issued.
+    Issued,
+    /// The certificate could not be issued.
+    IssueFailed,
+    /// The hook has no `shutdown`: nothing to arm.
+    NotWanted,
+    /// Guards, canary or finalizer are not all in place yet.
+    Arming,
+    /// Finalizer, guards and canary are in place.
+    InPlace,
+    /// The Service to call does not exist.
+    ShutdownServiceNotFound,
+    /// The Service to call has no selector.
+    ShutdownServiceUnsupported,
+    /// The app's shutdown service answered 404 or 405.
+    ShutdownServiceRefused,
+    /// No pod can be called.
+    NobodyToCall,
+    /// Waiting for the app's acknowledgement.
+    AwaitingAcknowledgement,
+    /// The time is up and the removal is kept waiting (`onTimeout: Retain`).
+    Retained,
+    /// No removal is waiting.
+    NothingHeld,
+    /// The removal was let go on.
+    Released,
+    /// The workload ran to completion.
+    Complete,
+    /// The hook is being deleted.
+    HookDeleting,
+    /// Another field manager takes our entries out.
+    Contested,
+    /// The API server refused our change to the workload.
+    Rejected,
+    /// The hook named by a `HookCertificate` does not exist.
+    HookNotFound,
+}
+
+impl ConditionType {
+    /// The word in `type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Injected => "Injected",
+            Self::CertificateReady => "CertificateReady",
+            Self::Armed => "Armed",
+            Self::Blocking => "Blocking",
+            Self::Completed => "Completed",
+            Self::InjectionContested => "InjectionContested",
+            Self::Issuing => "Issuing",
+        }
+    }
+}
+
+impl Reason {
+    /// The word in `reason`.
+    pub fn as_str(self) -> String {
+        // The variant's name is the word: one spelling, in one place.
+        format!("{self:?}")
+    }
+}
+
+/// A condition before it knows when it last changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which condition.
+    pub kind: ConditionType,
+    /// True or False; there is no Unknown: not knowing is a reason to be False.
+    pub holds: bool,
+    /// Why, for machines.
+    pub reason: Reason,
+    /// Why and what to do, for people.
+    pub message: String,
+}
+
+impl Finding {
+    /// A condition that is True.
+    pub fn yes(kind: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            holds: true,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// A condition that is False.
+    pub fn no(kind: ConditionType, reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            holds: false,
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// Turns findings into conditions: `lastTransitionTime` moves only when the status does.
+pub fn conditions(
+    findings: &[Finding],
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    findings
+        .iter()
+        .map(|finding| {
+            let status = if finding.holds { "True" } else { "False" };
+            let since = previous
+                .iter()
+                .find(|old| old.type_ == finding.kind.as_str() && old.status == status)
+                .map_or(Time(now), |old| old.last_transition_time.clone());
+            Condition {
+                type_: finding.kind.as_str().to_owned(),
+                status: status.to_owned(),
+                reason: finding.reason.as_str(),
+                message: finding.message.clone(),
+                last_transition_time: since,
+                observed_generation: generation,
+            }
+        })
+        .collect()
+}
+
+/// The named condition, if it is there.
+pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+    conditions.iter().find(|c| c.type_ == kind.as_str())
+}
+
+/// Whether the named condition is True.
+pub fn is_true(conditions: &[Condition], kind: ConditionType) -> bool {
+    find(conditions, kind).is_some_and(|c| c.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_transition_time_moves_only_with_the_status() {
+        let (then, now) = (Timestamp::UNIX_EPOCH, Timestamp::from_second(60).unwrap());
+        let wait = Finding::no(ConditionType::Ready, Reason::Arming, "arming");
+        let before = conditions(&[wait], &[], Some(1), then);
+        let same = Finding::no(ConditionType::Ready, Reason::RollingOut, "rolling");
+        let kept = conditions(&[same], &before, Some(2), now);
+        assert_eq!(kept[0].last_transition_time, Time(then));
+        assert_eq!(kept[0].reason, "RollingOut");
+        let ready = Finding::yes(ConditionType::Ready, Reason::InPlace, "armed");
+        let moved = conditions(&[ready], &kept, Some(2), now);
+        assert_eq!(moved[0].last_transition_time, Time(now));
+        assert!(is_true(&moved, ConditionType::Ready));
+    }
+}

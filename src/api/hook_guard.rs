@@ -1,0 +1,61 @@
+//! `HookGuard`: one per hook, made and deleted by the operator alone.
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// A HookGuard stands for one hook: it owns the hook's Secrets and ConfigMap, and it is the second
+/// owner that keeps pods alive while their removal waits. It is cluster-scoped, so that nobody who
+/// may only write in the namespace can take it away. The operator makes and deletes it; its name
+/// is the hook's uid. `kubectl get hookguards` lists every hold in the cluster.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "hooks.krake.dev",
+    version = "v1alpha1",
+    kind = "HookGuard",
+    derive = "PartialEq",
+    category = "krake",
+    doc = "The hold of one KrakeHook, made and deleted by the operator alone.",
+    printcolumn(
+        name = "Namespace",
+        type_ = "string",
+        json_path = ".spec.hook.namespace"
+    ),
+    printcolumn(name = "Hook", type_ = "string", json_path = ".spec.hook.name"),
+    printcolumn(name = "Workload", type_ = "string", json_path = ".spec.workload.name"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HookGuardSpec {
+    /// The hook this guard stands for.
+    pub hook: GuardedHook,
+    /// The workload whose removal waits.
+    pub workload: GuardedWorkload,
+}
+
+/// The hook a guard stands for.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GuardedHook {
+    /// Namespace of the hook and its workload.
+    pub namespace: String,
+    /// Name of the hook.
+    pub name: String,
+    /// Uid of the hook; also the name of the guard.
+    pub uid: String,
+}
+
+/// The workload a guard stands for.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GuardedWorkload {
+    /// API version of the workload, for example `apps/v1`.
+    pub api_version: String,
+    /// Kind of the workload, for example `Deployment`.
+    pub kind: String,
+    /// Name of the workload.
+    pub name: String,
+}

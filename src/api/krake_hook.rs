@@ -1,0 +1,347 @@
+//! `KrakeHook`: what a user writes about one workload. What the operator answers is in
+//! [`super::status`].
+//!
+//! Where the operator's configuration has a default, the schema has none; a field that this
+//! version does not act on is refused by a CEL rule that says so, never ignored in silence.
+
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::status::KrakeHookStatus;
+
+/// A KrakeHook gives the pods of one workload a token, a URL and a client certificate. With them
+/// the app says "I am complete" or "I have shut down"; until it has, or its time is up, a deletion
+/// of the workload does not take its pods away.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "hooks.krake.dev",
+    version = "v1alpha1",
+    kind = "KrakeHook",
+    namespaced,
+    status = "KrakeHookStatus",
+    derive = "PartialEq",
+    shortname = "kh",
+    category = "krake",
+    doc = "A KrakeHook lets an app say when its workload is complete, and holds the workload's removal until the app has shut down.",
+    validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name: at most 63 characters, because it becomes a label value"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Workload", type_ = "string", json_path = ".spec.workload.name"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Deadline", type_ = "string", json_path = ".status.request.deadline"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = "1")
+)]
+#[x_kube(
+    validation = Rule::new("has(self.complete) || has(self.shutdown)").message("spec: at least one of complete and shutdown is needed; an empty object ({}) enables one with its defaults"),
+    validation = Rule::new("!has(self.complete) || !has(self.shutdown) || !has(self.complete.env) || !has(self.shutdown.env) || !has(self.complete.env.url) || !has(self.shutdown.env.url) || self.complete.env.url != self.shutdown.env.url").message("spec.shutdown.env.url must differ from spec.complete.env.url: both URLs are injected into the same containers")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct KrakeHookSpec {
+    /// The workload whose pods get the hook and whose removal waits. Immutable.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.workload is immutable: delete the hook and create another one"))]
+    pub workload: WorkloadReference,
+    /// Names of the containers that get token, URL and certificate. Empty (default): all app
+    /// containers; init containers only if named.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub containers: Vec<String>,
+    /// How pods get what they need. Default: `Template`.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == 'Template'").message("spec.injection: this version supports Template only"))]
+    pub injection: Injection,
+    /// The app says by this hook that its work is complete. Present: enabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete: Option<CompleteHook>,
+    /// The app is told by this hook that it will be removed, and says when it has shut down. Until
+    /// then, or until its time is up, the removal waits. Present: enabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<ShutdownHook>,
+    /// Whether the workload is to run. Default: `Running`.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == 'Running'").message("spec.state: this version supports Running only; to stop a workload, delete it"))]
+    pub state: State,
+}
+
+/// A workload of the hook's own namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[x_kube(validation = Rule::new("self.apiVersion == 'apps/v1' && self.kind == 'Deployment'").message("spec.workload: this version supports apiVersion apps/v1, kind Deployment only"))]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadReference {
+    /// API version, `apps/v1`.
+    #[schemars(length(min = 1, max = 64))]
+    pub api_version: String,
+    /// Kind, `Deployment`.
+    #[schemars(length(min = 1, max = 64))]
+    pub kind: String,
+    /// Name. The workload may be created after the hook.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// How pods get what they need.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Injection {
+    /// The workload's pod template is patched: one rollout.
+    #[default]
+    Template,
+    /// Pods are changed when they are admitted; the workload stays untouched. Not in this version.
+    Pod,
+}
+
+/// Whether the workload is to run.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// It runs.
+    #[default]
+    Running,
+    /// It is asked to shut down, then scaled to zero. Not in this version.
+    Stopped,
+}
+
+/// The hook by which an app says that its work is complete.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(
+    validation = Rule::new("self.action == 'Delete'").message("spec.complete.action: this version supports Delete only"),
+    validation = Rule::new("self.acknowledgements.policy == 'Any'").message("spec.complete.acknowledgements.policy: this version supports Any only"),
+    validation = Rule::new("!self.shutdownFirst").message("spec.complete.shutdownFirst: this version supports false only")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct CompleteHook {
+    /// What happens to a completed workload. Default: `Delete`.
+    #[serde(default)]
+    pub action: CompleteAction,
+    /// How many pods have to say so. Default: `Any`.
+    #[serde(default)]
+    pub acknowledgements: Quorum,
+    /// Whether the shutdown hook runs before a completed workload goes. Default: false.
+    #[serde(default)]
+    pub shutdown_first: bool,
+    /// Names of the environment variables. Defaults: `hooks.complete.env` of the operator's
+    /// configuration (`KRAKE_TOKEN`, `KRAKE_COMPLETE_URL`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<EnvNames>,
+    /// Directory of certificate, key and CA bundle in the containers. Default:
+    /// `hooks.complete.certMountPath` of the operator's configuration (`/etc/krake_cert`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 256), regex(pattern = "^/[^:]+$"))]
+    pub cert_mount_path: Option<String>,
+}
+
+/// What happens to a completed workload.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CompleteAction {
+    /// The workload is deleted; the hook stays as the receipt.
+    #[default]
+    Delete,
+    /// The workload is scaled to zero. Not in this version.
+    ScaleToZero,
+    /// Only the status says it. Not in this version.
+    None,
+}
+
+/// The hook by which an app is told to shut down, and says when it has.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = Rule::new("self.acknowledgements.policy == 'Any'").message("spec.shutdown.acknowledgements.policy: this version supports Any only"))]
+#[serde(rename_all = "camelCase")]
+pub struct ShutdownHook {
+    /// Who is called when a removal was asked for. Absent: nobody is called, the app finds out by
+    /// itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_out: Option<CallOut>,
+    /// How long the app has to acknowledge, in seconds, from the first finished call. Default:
+    /// `hooks.shutdown.timeoutSeconds` of the operator's configuration (30).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_592_000))]
+    pub timeout_seconds: Option<i64>,
+    /// Further whole rounds (call, then wait `timeoutSeconds`) after a deadline. Default:
+    /// `hooks.shutdown.retries` of the operator's configuration (0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub retries: Option<i64>,
+    /// What happens when the time of the last round is up. Default: `hooks.shutdown.onTimeout` of
+    /// the operator's configuration (`Delete`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<OnTimeout>,
+    /// How many pods have to acknowledge. Default: `Any`.
+    #[serde(default)]
+    pub acknowledgements: Quorum,
+    /// Names of the environment variables. Defaults: `hooks.shutdown.env` of the operator's
+    /// configuration (`KRAKE_TOKEN`, `KRAKE_SHUTDOWN_URL`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<EnvNames>,
+    /// Directory of certificate, key and CA bundle in the containers. Default:
+    /// `hooks.shutdown.certMountPath` of the operator's configuration (`/etc/krake_cert`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 256), regex(pattern = "^/[^:]+$"))]
+    pub cert_mount_path: Option<String>,
+}
+
+/// Who is called when a removal was asked for.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(
+    validation = Rule::new("self.mode == 'None' || has(self.service)").message("spec.shutdown.callOut.service is needed with mode Service; mode None calls nobody"),
+    validation = Rule::new("self.fanOut == 'One'").message("spec.shutdown.callOut.fanOut: this version supports One only")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct CallOut {
+    /// Whether the pods behind a Service are called, or nobody. Default: `Service`.
+    #[serde(default)]
+    pub mode: CallOutMode,
+    /// The app's shutdown service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ShutdownService>,
+    /// How many pods are called. Default: `One`.
+    #[serde(default)]
+    pub fan_out: FanOut,
+}
+
+/// Whether anybody is called.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CallOutMode {
+    /// The pods behind a Service are called.
+    #[default]
+    Service,
+    /// Nobody is called: the app finds out by itself.
+    None,
+}
+
+/// How many pods are called.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FanOut {
+    /// One ready pod.
+    #[default]
+    One,
+    /// Each pod. Not in this version.
+    EachPod,
+}
+
+/// The app's shutdown service: `PUT {scheme}://{address of a ready pod}:{target port}{path}`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ShutdownService {
+    /// Name of a Service of the same namespace, with a selector.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Port of the Service, by number or name. Default: its first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<IntOrString>,
+    /// Path of the request. Default: `/shutdown`.
+    #[serde(default = "default_path")]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = "^/[!-~]*$"))]
+    pub path: String,
+    /// Scheme of the request. Default and only value: `HTTP`.
+    #[serde(default)]
+    pub scheme: Scheme,
+}
+
+/// Scheme of the call to the app.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain HTTP.
+    #[default]
+    #[serde(rename = "HTTP")]
+    Http,
+}
+
+/// What happens when nobody has acknowledged in time.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnTimeout {
+    /// The removal goes on (Krake's `failure_strategy: delete`).
+    #[default]
+    Delete,
+    /// The removal keeps waiting for a late acknowledgement or `hooks.krake.dev/skip` (Krake's
+    /// `failure_strategy: give_up`).
+    Retain,
+}
+
+/// How many pods have to acknowledge.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Quorum {
+    /// Default: `Any`.
+    #[serde(default)]
+    pub policy: QuorumPolicy,
+    /// How many, with policy `AtLeast`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 512))]
+    pub count: Option<i64>,
+}
+
+/// Which pods have to acknowledge.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QuorumPolicy {
+    /// One of them.
+    #[default]
+    Any,
+    /// Each of them. Not in this version.
+    All,
+    /// As many as `count` says. Not in this version.
+    AtLeast,
+}
+
+/// Names of the environment variables of one hook.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = Rule::new("!has(self.token) || !has(self.url) || self.token != self.url").message("env.token and env.url must differ"))]
+#[serde(rename_all = "camelCase")]
+pub struct EnvNames {
+    /// Variable with the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$")
+    )]
+    pub token: Option<String>,
+    /// Variable with the URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$")
+    )]
+    pub url: Option<String>,
+}
+
+/// A kind of hook; threaded through everything, so that there are never two copies of code.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum HookKind {
+    /// The app says that its work is done.
+    Complete,
+    /// The app says that it has shut down.
+    Shutdown,
+}
+
+impl HookKind {
+    /// The word in URLs, answers and keys.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl fmt::Display for HookKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl KrakeHookSpec {
+    /// Whether a kind of hook is enabled.
+    pub fn enables(&self, kind: HookKind) -> bool {
+        match kind {
+            HookKind::Complete => self.complete.is_some(),
+            HookKind::Shutdown => self.shutdown.is_some(),
+        }
+    }
+}
+
+fn default_path() -> String {
+    "/shutdown".to_owned()
+}

@@ -1,0 +1,16 @@
+//! WHAT USERS WRITE: the custom resources, their statuses, and every name we put into a cluster.
+//!
+//! Data only: nothing here decides or talks to anybody.
+
+pub mod condition;
+pub mod crds;
+pub mod hook_certificate;
+pub mod hook_guard;
+pub mod krake_hook;
+pub mod names;
+pub mod status;
+
+pub use hook_certificate::{HookCertificate, HookCertificateSpec, HookCertificateStatus};
+pub use hook_guard::{HookGuard, HookGuardSpec};
+pub use krake_hook::{HookKind, KrakeHook, KrakeHookSpec};
+pub use status::KrakeHookStatus;

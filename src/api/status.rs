@@ -1,0 +1,321 @@
+//! Status of a `KrakeHook`: everything the operator has to remember. No other memory outlives a
+//! restart, so that killing the operator at any moment loses nothing.
+//!
+//! Two writers: the callback adds keys to `acknowledgements`, the hook controller writes the rest.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::krake_hook::{CompleteAction, OnTimeout, Quorum, Scheme};
+
+/// What the operator answers.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KrakeHookStatus {
+    /// Generation of the spec this status speaks about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Injected`, `CertificateReady`, `Armed`, `Blocking`, and where they apply
+    /// `Completed` and `InjectionContested`.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// One word on where the hook stands, for `kubectl get`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// The workload this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<ObservedWorkload>,
+    /// The Secret with the token, as last written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenSecret>,
+    /// How the app is called, remembered while armed: the Service may go before the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_out: Option<RememberedCallOut>,
+    /// How the workload is being deleted, once seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
+    /// The present or last asking of the app to shut down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<ShutdownRequest>,
+    /// The workload ran to completion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion: Option<Completion>,
+    /// Acknowledgements by `<kind>.<pod uid or anonymous>`; added by the callback alone.
+    #[serde(default)]
+    pub acknowledgements: BTreeMap<String, Acknowledgement>,
+    /// The newest ten outcomes, newest first.
+    #[serde(default)]
+    #[schemars(length(max = 10))]
+    pub history: Vec<HistoryEntry>,
+}
+
+/// Where a hook stands.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The workload does not exist (yet), or the hook may not act; see `Ready`.
+    Pending,
+    /// Pods are getting token, URL and certificate.
+    Injecting,
+    /// Pods have all they need; there is no removal to hold.
+    Ready,
+    /// A removal will wait.
+    Armed,
+    /// A removal waits for the acknowledgement.
+    Waiting,
+    /// The time is up and the removal keeps waiting.
+    Retained,
+    /// A removal was let go on.
+    Released,
+    /// The workload ran to completion.
+    Completed,
+    /// The hook is being deleted.
+    Deleting,
+}
+
+/// The workload a status is about.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ObservedWorkload {
+    /// Uid of the workload; a new uid sets request, completion and deletion to null.
+    pub uid: String,
+}
+
+/// The token Secret as last written.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenSecret {
+    /// Uid of the Secret.
+    pub secret_uid: String,
+    /// resourceVersion of the Secret after our last write.
+    pub resource_version: String,
+    /// What the token in it was derived for: key id and workload uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived_for: Option<String>,
+}
+
+/// How the app is called.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RememberedCallOut {
+    /// Target port, by number, or by name as the pods name it.
+    pub port: IntOrString,
+    /// Path of the request.
+    pub path: String,
+    /// Scheme of the request.
+    pub scheme: Scheme,
+    /// Labels of the pods to call.
+    pub selector: BTreeMap<String, String>,
+}
+
+/// How a workload is being deleted.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// Its dependents go after it.
+    Background,
+    /// Its dependents go before it.
+    Foreground,
+    /// Its dependents stay.
+    Orphan,
+}
+
+/// One asking of the app to shut down.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ShutdownRequest {
+    /// Id of the request; the app sees it as `Krake-Request-Id`.
+    pub id: String,
+    /// Whether it still waits.
+    pub state: RequestState,
+    /// Why the app was asked.
+    pub trigger: Trigger,
+    /// Uid of the workload that was asked.
+    #[serde(rename = "workloadUID")]
+    pub workload_uid: String,
+    /// Uids of the pods that could acknowledge when the request opened.
+    #[serde(default)]
+    pub pods: Vec<String>,
+    /// When it opened.
+    pub opened_at: Time,
+    /// What the spec said when the request opened; it holds until the request is closed.
+    pub terms: Terms,
+    /// The operator process that counts the deadline; another one takes over by calling again.
+    pub leader: String,
+    /// The round ends here. Absent until the round's first call has finished, and when closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
+    /// Number of the round, from 1.
+    pub round: i64,
+    /// The newest call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_attempt: Option<Attempt>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// In what words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Whether a request still waits.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestState {
+    /// Acknowledgements count.
+    Open,
+    /// Acknowledgements are late.
+    Closed,
+}
+
+/// Why an app was asked to shut down.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Somebody deletes the workload.
+    Delete,
+    /// `state: Stopped`.
+    Stop,
+    /// The work is complete and `shutdownFirst` is set.
+    Complete,
+}
+
+/// What the spec said when a request opened.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Terms {
+    /// Length of a round in seconds.
+    pub timeout_seconds: i64,
+    /// Further rounds.
+    pub retries: i64,
+    /// What happens when the time of the last round is up.
+    pub on_timeout: OnTimeout,
+    /// How many pods have to acknowledge.
+    pub acknowledgements: Quorum,
+    /// Whether the app is called at all.
+    pub calls: bool,
+}
+
+/// One call to the app.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// When it finished.
+    pub at: Time,
+    /// Name of the pod that was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// HTTP status, or what went wrong: `Timeout`, `ConnectFailed`, `NobodyToCall`.
+    pub code: String,
+}
+
+/// How a removal was let go on, or a hook's work ended.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The app acknowledged.
+    Acknowledged,
+    /// The app did not acknowledge in time.
+    TimedOut,
+    /// The app did not acknowledge in time; the removal keeps waiting.
+    Retained,
+    /// A person said so by `hooks.krake.dev/skip`.
+    Skipped,
+    /// No pod ran that could have acknowledged.
+    NothingRunning,
+    /// The namespace is being deleted; Kubernetes does not wait for anybody there.
+    NamespaceTerminating,
+    /// The deletion leaves the pods alone.
+    Orphaned,
+    /// The hook no longer wants a hold.
+    HookGone,
+    /// The workload had completed.
+    Completed,
+}
+
+impl Outcome {
+    /// The word in Events and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Acknowledged => "Acknowledged",
+            Self::TimedOut => "TimedOut",
+            Self::Retained => "Retained",
+            Self::Skipped => "Skipped",
+            Self::NothingRunning => "NothingRunning",
+            Self::NamespaceTerminating => "NamespaceTerminating",
+            Self::Orphaned => "Orphaned",
+            Self::HookGone => "HookGone",
+            Self::Completed => "Completed",
+        }
+    }
+}
+
+/// A workload that ran to completion.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Completion {
+    /// Uid of the workload.
+    #[serde(rename = "workloadUID")]
+    pub workload_uid: String,
+    /// Hash of the pod template without our entries; tells the same work created again.
+    pub template_hash: String,
+    /// When enough pods had said so.
+    pub at: Time,
+    /// What was done.
+    pub action: CompleteAction,
+}
+
+/// One acknowledgement.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Acknowledgement {
+    /// When it was taken.
+    pub at: Time,
+    /// The request it answers; shutdown only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// Uid of the workload it is about.
+    #[serde(rename = "workloadUID")]
+    pub workload_uid: String,
+    /// What the spec asked for at that moment; complete only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<CompleteAction>,
+    /// What the app says of its work. `Failure` does not count.
+    pub result: AckResult,
+    /// What the app says in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// Serial number of the client certificate; absent without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+}
+
+/// What an app says of its work.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AckResult {
+    /// It counts.
+    #[default]
+    Success,
+    /// It is stored and shown, and does not count.
+    Failure,
+}
+
+/// One outcome.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why the app was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
+    /// Id of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// When it ended.
+    pub at: Time,
+    /// In what words.
+    pub message: String,
+}
