@@ -16,9 +16,21 @@ build_images() {
 		mkdir -p "$CACHE/images"
 		exec 7>"$CACHE/.image-lock"
 		flock 7
+		discard_unfinished
 		[[ -f $(image_archive "$name") ]] ||
 			timed "image $name" build_image "$name" || die "could not make the image $name"
 		exec 7>&-
+	done
+}
+
+# What a build left that was interrupted; debootstrap may have had /proc mounted.
+discard_unfinished() {
+	local work
+	for work in "$CACHE"/images/.{pause,app}.??????; do
+		[[ -d $work ]] || continue
+		umount "$work/root/proc" 2>/dev/null || true
+		umount "$work/root/sys" 2>/dev/null || true
+		rm -rf --one-file-system "$work"
 	done
 }
 

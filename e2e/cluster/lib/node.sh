@@ -45,7 +45,20 @@ start_kubelet() {
 		--hostname-override "$NODE_NAME" \
 		--node-ip "$NODE_ADDRESS"
 }
-ready_kubelet() { in_node bash -c "$(declare -f http_ok); http_ok 127.0.0.1 10248 /healthz"; }
+ready_kubelet() {
+	in_node bash -c "$(declare -f http_ok); http_ok 127.0.0.1 10248 /healthz" || return 1
+	# It may be started while there is nobody to ask.
+	! runs kube-apiserver || kubelet_knows_its_pods
+}
+
+# A kubelet that was started again is healthy before it has read what it is to
+# run, and until then says of a running pod that there is no such pod.
+kubelet_knows_its_pods() {
+	local bound known
+	bound=$(kubectl_here get pods --all-namespaces --field-selector "spec.nodeName=$NODE_NAME" --output name | wc -l) || return 1
+	known=$(kubectl_here get --raw "/api/v1/nodes/$NODE_NAME/proxy/pods" | { grep -o '{"metadata":{"name":' || true; } | wc -l) || return 1
+	((known >= bound))
+}
 
 # The conntrack settings are the machine's, not the namespace's: left alone.
 start_kube_proxy() {
