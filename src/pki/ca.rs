@@ -104,8 +104,7 @@ impl Authority {
         serials: AuthoritySerials,
     ) -> Result<Self, GenerateError> {
         let root_key = key::generate(KeyAlgorithm::EcdsaP256).map_err(GenerateError::Key)?;
-        let root_params =
-            authority_params(&names.root, now, validity.root, serials.root, 1)?;
+        let root_params = authority_params(&names.root, now, validity.root, serials.root, 1)?;
         let root = root_params
             .self_signed(&root_key)
             .map_err(GenerateError::Sign)?;

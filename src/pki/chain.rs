@@ -136,7 +136,7 @@ fn parse_certificates<'a>(
     ders.iter()
         .enumerate()
         .map(|(index, der)| match X509Certificate::from_der(der) {
-            Ok((rest, parsed)) if rest.is_empty() => Ok(parsed),
+            Ok(([], parsed)) => Ok(parsed),
             _ => Err(AuthorityFault::CertificateUnreadable {
                 part,
                 position: index + 1,

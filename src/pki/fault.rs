@@ -62,9 +62,7 @@ pub enum AuthorityFault {
     NoKeyCertSign { subject: String },
     #[error("{subject} expired at {at}: renew it")]
     Expired { subject: String, at: Timestamp },
-    #[error(
-        "{subject} is not valid before {from}: wait, or check the clocks of both machines"
-    )]
+    #[error("{subject} is not valid before {from}: wait, or check the clocks of both machines")]
     NotYetValid { subject: String, from: Timestamp },
     #[error(
         "{subject} allows {allowed} further authorities below it and the chain has {present}: use a chain that is no longer than its pathlen allows"
@@ -90,7 +88,9 @@ pub enum AuthorityFault {
     ChainAmbiguous { subject: String },
     #[error("tls.crt holds {subject}, which is not part of the chain: remove it")]
     ChainStray { subject: String },
-    #[error("{subject} is signed with {algorithm}, which clients refuse: issue it again with SHA-256")]
+    #[error(
+        "{subject} is signed with {algorithm}, which clients refuse: issue it again with SHA-256"
+    )]
     WeakSignature { subject: String, algorithm: String },
     #[error("{subject} has an RSA key of {bits} bits, and clients refuse less than 2048")]
     WeakKey { subject: String, bits: usize },
@@ -100,7 +100,9 @@ pub enum AuthorityFault {
     SignatureUnsupported { subject: String, algorithm: String },
     #[error("the subject {subject:?} cannot be used as an issuer: {why}")]
     SubjectNotCopyable { subject: String, why: &'static str },
-    #[error("{name:?} is neither a DNS name nor an IP address, so no certificate can be made for it")]
+    #[error(
+        "{name:?} is neither a DNS name nor an IP address, so no certificate can be made for it"
+    )]
     EndpointName { name: String },
     #[error("a certificate signed by {subject} does not pass verification: {why}")]
     Unusable { subject: String, why: String },
@@ -174,6 +176,80 @@ mod tests {
     fn a_quoted_name_is_short_and_cannot_move_the_cursor() {
         assert_eq!(quoted("CN=a\u{1b}[2J\nb"), "CN=a [2J b");
         assert_eq!(quoted(&"ü".repeat(500)).chars().count(), 121);
+    }
+
+    #[test]
+    fn each_fault_has_a_reason_of_its_own_fit_for_a_condition() {
+        use AuthorityFault::*;
+        let (part, at, from) = (Part::Chain, Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+        let text = || "text".to_owned();
+        let subject = text;
+        let faults = [
+            Empty { part },
+            TooLarge { part, bytes: 1 },
+            NotPem { part },
+            CertificateUnreadable { part, position: 1 },
+            KeyEncrypted,
+            KeyUnreadable,
+            KeyMismatch { subject: subject() },
+            RootMissing { subject: subject() },
+            NotAuthority { subject: subject() },
+            NoKeyCertSign { subject: subject() },
+            Expired {
+                subject: subject(),
+                at,
+            },
+            NotYetValid {
+                subject: subject(),
+                from,
+            },
+            PathLength {
+                subject: subject(),
+                allowed: 0,
+                present: 1,
+            },
+            NameConstraints {
+                subject: subject(),
+                names: text(),
+            },
+            UsageForbidden { subject: subject() },
+            ChainBroken {
+                subject: subject(),
+                issuer: text(),
+            },
+            ChainAmbiguous { subject: subject() },
+            ChainStray { subject: subject() },
+            WeakSignature {
+                subject: subject(),
+                algorithm: text(),
+            },
+            WeakKey {
+                subject: subject(),
+                bits: 1024,
+            },
+            SignatureUnsupported {
+                subject: subject(),
+                algorithm: text(),
+            },
+            SubjectNotCopyable {
+                subject: subject(),
+                why: "why",
+            },
+            EndpointName { name: text() },
+            Unusable {
+                subject: subject(),
+                why: text(),
+            },
+        ];
+        let mut reasons: Vec<&str> = faults.iter().map(AuthorityFault::reason).collect();
+        reasons.sort_unstable();
+        let count = reasons.len();
+        reasons.dedup();
+        assert_eq!(reasons.len(), count);
+        for reason in reasons {
+            assert!(reason.starts_with(char::is_uppercase), "{reason}");
+            assert!(reason.chars().all(char::is_alphanumeric), "{reason}");
+        }
     }
 
     #[test]

@@ -79,7 +79,9 @@ impl Identity {
 
     /// The one hook that this certificate is for.
     pub fn hook(&self) -> Result<HookUri, IdentityError> {
-        self.only(HOOK_PREFIX)?.ok_or(IdentityError::NoHook)?.parse()
+        self.only(HOOK_PREFIX)?
+            .ok_or(IdentityError::NoHook)?
+            .parse()
     }
 
     /// The user's own HookCertificate that it was issued for, if it was.
@@ -194,11 +196,19 @@ mod tests {
         let text = format!("urn:krake:hook:ml:trainer:{UID}");
         let uri: HookUri = text.parse().unwrap();
         assert_eq!(
-            (uri.namespace.as_str(), uri.hook.as_str(), uri.hook_uid.as_str()),
+            (
+                uri.namespace.as_str(),
+                uri.hook.as_str(),
+                uri.hook_uid.as_str()
+            ),
             ("ml", "trainer", UID)
         );
         assert_eq!(uri.to_string(), text);
-        assert!(format!("urn:krake:hook:ml:v1.trainer:{UID}").parse::<HookUri>().is_ok());
+        assert!(
+            format!("urn:krake:hook:ml:v1.trainer:{UID}")
+                .parse::<HookUri>()
+                .is_ok()
+        );
     }
 
     #[test]
@@ -223,7 +233,11 @@ mod tests {
             format!("urn:krake:hook:ml:trainer:{UID}\0"),
             format!("urn:krake:certificate:{UID}"),
         ] {
-            assert_eq!(text.parse::<HookUri>(), Err(IdentityError::HookUri), "{text:?}");
+            assert_eq!(
+                text.parse::<HookUri>(),
+                Err(IdentityError::HookUri),
+                "{text:?}"
+            );
         }
     }
 
@@ -252,9 +266,18 @@ mod tests {
 
         assert_eq!(identity(&[]).hook(), Err(IdentityError::NoHook));
         assert_eq!(identity(&[&certificate]).hook(), Err(IdentityError::NoHook));
-        assert_eq!(identity(&[&hook, &other]).hook(), Err(IdentityError::Ambiguous));
-        assert_eq!(identity(&[&hook, "urn:krake:hook:x"]).hook(), Err(IdentityError::Ambiguous));
-        assert_eq!(identity(&["urn:krake:hook:x"]).hook(), Err(IdentityError::HookUri));
+        assert_eq!(
+            identity(&[&hook, &other]).hook(),
+            Err(IdentityError::Ambiguous)
+        );
+        assert_eq!(
+            identity(&[&hook, "urn:krake:hook:x"]).hook(),
+            Err(IdentityError::Ambiguous)
+        );
+        assert_eq!(
+            identity(&["urn:krake:hook:x"]).hook(),
+            Err(IdentityError::HookUri)
+        );
         assert_eq!(
             identity(&[&certificate, "urn:krake:certificate:x"]).certificate(),
             Err(IdentityError::Ambiguous)

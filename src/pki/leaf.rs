@@ -51,7 +51,9 @@ pub struct ServerLeaf {
 /// Why no leaf was issued.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IssueError {
-    #[error("the common name {user:?} must have 1 to {LONGEST_COMMON_NAME} characters, none of them a control character")]
+    #[error(
+        "the common name {user:?} must have 1 to {LONGEST_COMMON_NAME} characters, none of them a control character"
+    )]
     CommonName { user: String },
     #[error("a client certificate needs at least one URI")]
     NoUri,

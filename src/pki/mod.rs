@@ -25,7 +25,6 @@ mod leaf;
 mod token;
 mod verify;
 
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;

@@ -246,7 +246,10 @@ mod tests {
     #[test]
     fn the_form_of_a_token_is_kept() {
         let given = token(&Ring::generate([7; 32]), "hook", "workload");
-        assert_eq!(given, "fc580e93.WG72JgxSRVVZKAb7E9asTYBDw1WABwWHEiM_uNJv1IQ");
+        assert_eq!(
+            given,
+            "fc580e93.WG72JgxSRVVZKAb7E9asTYBDw1WABwWHEiM_uNJv1IQ"
+        );
     }
 
     #[test]
@@ -269,7 +272,10 @@ mod tests {
             format!("00000000.{code}"),
             format!("{id}.{id}.{code}"),
         ] {
-            assert!(!ring.verify(&bent, "hook", "workload") || bent == given, "{bent:?}");
+            assert!(
+                !ring.verify(&bent, "hook", "workload") || bent == given,
+                "{bent:?}"
+            );
         }
     }
 
@@ -303,8 +309,14 @@ mod tests {
         for (entries, error) in [
             (vec![], RingError::NoCurrent),
             (vec![(id.as_str(), key)], RingError::NoCurrent),
-            (vec![(id.as_str(), key), ("current", b"")], RingError::UnknownCurrent),
-            (vec![(id.as_str(), key), ("current", b"\xff")], RingError::UnknownCurrent),
+            (
+                vec![(id.as_str(), key), ("current", b"")],
+                RingError::UnknownCurrent,
+            ),
+            (
+                vec![(id.as_str(), key), ("current", b"\xff")],
+                RingError::UnknownCurrent,
+            ),
             (vec![("current", id.as_bytes())], RingError::UnknownCurrent),
             (
                 vec![(id.as_str(), &key[1..]), ("current", id.as_bytes())],
@@ -312,7 +324,9 @@ mod tests {
             ),
             (
                 vec![("0badc0de", key), ("current", b"0badc0de")],
-                RingError::KeyName { entry: entry("0badc0de") },
+                RingError::KeyName {
+                    entry: entry("0badc0de"),
+                },
             ),
         ] {
             assert_eq!(Ring::from_secret(entries).unwrap_err(), error);
@@ -325,7 +339,10 @@ mod tests {
         let shown = format!("{ring:?} {:?} {:?}", ring.to_secret(), ring.token("a", "b"));
         assert!(!shown.contains("abcdef"), "{shown}");
         assert!(!shown.contains("97, 98"), "{shown}");
-        assert!(!shown.contains(ring.token("a", "b").expose_secret()), "{shown}");
+        assert!(
+            !shown.contains(ring.token("a", "b").expose_secret()),
+            "{shown}"
+        );
     }
 
     proptest! {

@@ -112,8 +112,7 @@ fn anchors_valid_at<'a>(
     let mut anchors = Vec::new();
     let mut refusal = VerifyError::UnknownIssuer;
     for root in roots {
-        let (_, parsed) =
-            X509Certificate::from_der(root).map_err(|_| VerifyError::Unreadable)?;
+        let (_, parsed) = X509Certificate::from_der(root).map_err(|_| VerifyError::Unreadable)?;
         if now < timestamp(parsed.validity().not_before.timestamp()) {
             refusal = VerifyError::NotYetValid;
         } else if now > timestamp(parsed.validity().not_after.timestamp()) {
