@@ -1,5 +1,5 @@
 use super::*;
-use crate::pki::{Part, short_fingerprint};
+use crate::pki::short_fingerprint;
 use proptest::prelude::*;
 use rcgen::{ExtendedKeyUsagePurpose, GeneralSubtree, NameConstraints};
 use rustls::pki_types::pem::PemObject;
