@@ -1,5 +1,5 @@
 use super::*;
-use crate::pki::short_fingerprint;
+use crate::pki::{Purpose, short_fingerprint, verify_chain};
 use proptest::prelude::*;
 use rcgen::{ExtendedKeyUsagePurpose, GeneralSubtree, NameConstraints};
 use rustls::pki_types::pem::PemObject;
@@ -524,6 +524,30 @@ fn validity_is_judged_at_the_given_time() {
     let fault = load(&signer.pem, &signer.key_pem(), &old.pem).unwrap_err();
     assert_eq!(fault.reason(), "AuthorityExpired");
     assert!(fault.to_string().contains("old root"), "{fault}");
+}
+
+/// webpki alone would accept it, and OpenSSL would not.
+#[test]
+fn a_chain_to_an_expired_root_does_not_verify() {
+    let second = Duration::from_secs(1);
+    for (root_ends, verdict) in [
+        (now() + second, Ok(())),
+        (now() - second, Err(VerifyError::Expired)),
+    ] {
+        let root = Made::new("root", None, |params| {
+            params.not_after = offset_date_time(root_ends);
+        });
+        let signer = Made::new("signer", Some(&root), |_| {});
+        let leaf = Made::new("leaf", Some(&signer), |params| {
+            params.is_ca = IsCa::ExplicitNoCa;
+        });
+        let [leaf, signer, root] = [&leaf, &signer, &root]
+            .map(|made| CertificateDer::from_pem_slice(made.pem.as_bytes()).unwrap());
+        assert_eq!(
+            verify_chain(&[leaf, signer], &[root], Purpose::Client, now()),
+            verdict
+        );
+    }
 }
 
 #[test]

@@ -150,8 +150,9 @@ fn a_server_leaf_answers_to_its_names_alone() {
 fn a_leaf_lives_within_its_authority() {
     let leaf = |duration| client(KeyAlgorithm::EcdsaP256, duration);
     let ends = AUTHORITY.not_after();
-    // The authority is as old as `now`, so that nothing is dated back beyond it.
-    let young = AUTHORITY.issue_client(&leaf(DAY), now(), [1; 16]).unwrap();
+    let young = AUTHORITY
+        .issue_client(&leaf(DAY), AUTHORITY.not_before() + BACKDATE / 5, [1; 16])
+        .unwrap();
     assert_eq!(young.not_before, AUTHORITY.not_before());
     let later = now() + DAY;
     let issued = AUTHORITY.issue_client(&leaf(DAY), later, [1; 16]).unwrap();
