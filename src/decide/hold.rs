@@ -374,10 +374,7 @@ mod tests {
     fn the_deadline_is_exact_and_rounds_come_before_the_end() {
         let mut question = waiting();
         assert_eq!(question.answer(at(99)), Hold::Wait { until: at(100) });
-        assert_eq!(
-            outcome(&question.answer(at(100))),
-            Some(Outcome::TimedOut)
-        );
+        assert_eq!(outcome(&question.answer(at(100))), Some(Outcome::TimedOut));
         question.request.as_mut().unwrap().on_timeout = OnTimeout::Retain;
         assert_eq!(question.answer(at(100)), Hold::Retain);
         question.request.as_mut().unwrap().retries = 1;

@@ -196,7 +196,11 @@ impl<'a> Plan<'a> {
             }
         };
         self.find(Finding::no(ConditionType::Ready, reason, message.clone()));
-        self.find(Finding::no(ConditionType::Injected, reason, message.clone()));
+        self.find(Finding::no(
+            ConditionType::Injected,
+            reason,
+            message.clone(),
+        ));
         if spec.enables(HookKind::Shutdown) {
             self.find(Finding::no(ConditionType::Armed, reason, message));
         }
@@ -233,7 +237,12 @@ impl<'a> Plan<'a> {
         let orphaned = canaries.iter().any(|c| is_left_alone(&c.metadata))
             || (present.is_none()
                 && self.status.deletion == Some(crate::api::status::Deletion::Orphan));
-        let last_uid = self.seen.hook.status.as_ref().and_then(|s| s.workload.as_ref());
+        let last_uid = self
+            .seen
+            .hook
+            .status
+            .as_ref()
+            .and_then(|s| s.workload.as_ref());
         let mut settled = true;
         for set in &self.seen.replica_sets {
             if !is_owned_by(set, guard) || set.deletion_timestamp.is_some() {
@@ -331,10 +340,7 @@ impl<'a> Plan<'a> {
         inject::template_hash(workload, self.injection(workload).ok().as_ref())
     }
 
-    pub fn injection(
-        &self,
-        workload: &Deployment,
-    ) -> Result<inject::Injection, inject::Conflict> {
+    pub fn injection(&self, workload: &Deployment) -> Result<inject::Injection, inject::Conflict> {
         let identity = inject::HookIdentity {
             name: self.seen.hook_name(),
             uid: self.seen.hook_uid(),

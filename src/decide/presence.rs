@@ -3,7 +3,7 @@
 //! Each step waits until what it refers to is recorded as written, so that a crash between any two
 //! leaves nothing that a pod could trip over.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
@@ -17,6 +17,8 @@ use crate::api::{HookKind, names};
 
 /// How long after a refusal that only a person can mend it is tried again.
 const AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(30);
+/// So many injections into one workload within some minutes are a quarrel.
+const CONTESTED_AFTER: usize = 4;
 
 impl Plan<'_> {
     /// What to do about a workload that nobody deletes.
@@ -106,11 +108,7 @@ impl Plan<'_> {
             Reason::Disabled,
             message.clone(),
         ));
-        self.find(Finding::no(
-            ConditionType::Armed,
-            Reason::Disabled,
-            message,
-        ));
+        self.find(Finding::no(ConditionType::Armed, Reason::Disabled, message));
         if inject::is_touched(workload) {
             self.then
                 .push(Effect::ApplyInjection(inject::ejection(workload, false)));
@@ -230,11 +228,15 @@ impl Plan<'_> {
             ));
             return true;
         }
-        let status = self.seen.certificate.as_ref().and_then(|c| c.status.as_ref());
+        let status = self
+            .seen
+            .certificate
+            .as_ref()
+            .and_then(|c| c.status.as_ref());
         let ready = status.and_then(|s| condition::find(&s.conditions, ConditionType::Ready));
         let name = names::of_hook(self.seen.hook_name(), self.seen.hook_uid());
-        let issued = status.is_some_and(|s| s.secret.is_some())
-            && ready.is_some_and(|c| c.status == "True");
+        let issued =
+            status.is_some_and(|s| s.secret.is_some()) && ready.is_some_and(|c| c.status == "True");
         if issued {
             self.find(Finding::yes(
                 ConditionType::CertificateReady,
@@ -330,6 +332,33 @@ impl Plan<'_> {
         });
     }
 
+    /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly.
+    fn contested(&mut self, workload: &Deployment) -> Option<Timestamp> {
+        let lately = &self.seen.injections;
+        let (Some(last), true) = (lately.last(), lately.len() >= CONTESTED_AFTER) else {
+            return None;
+        };
+        let doublings = u32::try_from(lately.len() - CONTESTED_AFTER)
+            .unwrap_or(8)
+            .min(6);
+        let pause = SignedDuration::from_secs(5_i64 << doublings);
+        let other = inject::last_other_manager(workload).unwrap_or_else(|| "unknown".into());
+        self.find(Finding::yes(
+            ConditionType::InjectionContested,
+            Reason::Contested,
+            format!(
+                "our entries were taken out of Deployment {} {} times lately, last by field manager {other}; they are put back every {} s. Let it keep them, or annotate the workload {}: {}",
+                spec_name(self),
+                lately.len(),
+                pause.as_secs(),
+                names::HOOK_ANNOTATION,
+                names::DISABLED
+            ),
+        ));
+        let at = *last + pause;
+        (self.now < at).then_some(at)
+    }
+
     fn why_not_injected(&self, workload: &Deployment, injected: bool) -> (Reason, String) {
         if injected {
             return (
@@ -360,8 +389,7 @@ impl Plan<'_> {
         let updated = status.and_then(|s| s.updated_replicas).unwrap_or(0);
         // The first time, the Deployment controller must have seen the new template: before that,
         // its count of pods may still be the old one, and match by accident.
-        let rolled = before
-            || (observed && usize::try_from(updated).unwrap_or(0) == all);
+        let rolled = before || (observed && usize::try_from(updated).unwrap_or(0) == all);
         let injected = rolled && current >= all;
         let message = format!("{current} of {all} pods have token, URL and certificate");
         self.find(if injected {

@@ -11,9 +11,7 @@ use sha2::{Digest, Sha256};
 use super::hold::{Asked, Hold, Question};
 use super::hook::{Plan, close, is_left_alone, named, uid_of, whole};
 use super::pods::{self, guard_uid};
-use super::seen::{
-    Call, CallOutOrder, Effect, controller_of, has_finalizer, is_owned_by,
-};
+use super::seen::{Call, CallOutOrder, Effect, controller_of, has_finalizer, is_owned_by};
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::krake_hook::{CallOutMode, OnTimeout, QuorumPolicy};
 use crate::api::status::{
@@ -124,9 +122,9 @@ impl Plan<'_> {
             needed: match quorum.policy {
                 QuorumPolicy::Any => 1,
                 QuorumPolicy::All => request.pods.len().max(1),
-                QuorumPolicy::AtLeast => {
-                    usize::try_from(quorum.count.unwrap_or(1)).unwrap_or(1).max(1)
-                }
+                QuorumPolicy::AtLeast => usize::try_from(quorum.count.unwrap_or(1))
+                    .unwrap_or(1)
+                    .max(1),
             },
         }
     }
@@ -196,9 +194,7 @@ impl Plan<'_> {
             on_timeout: spec
                 .and_then(|s| s.on_timeout)
                 .unwrap_or(defaults.on_timeout),
-            acknowledgements: spec
-                .map(|s| s.acknowledgements.clone())
-                .unwrap_or_default(),
+            acknowledgements: spec.map(|s| s.acknowledgements.clone()).unwrap_or_default(),
             calls,
         }
     }
@@ -276,7 +272,10 @@ impl Plan<'_> {
             return;
         };
         if let Call::Finished(attempt) = &self.seen.call
-            && request.last_attempt.as_ref().is_none_or(|last| last.at < attempt.at)
+            && request
+                .last_attempt
+                .as_ref()
+                .is_none_or(|last| last.at < attempt.at)
         {
             let attempt = attempt.clone();
             self.tell_attempt(&attempt);
@@ -477,7 +476,11 @@ impl Plan<'_> {
         } else {
             Phase::Released
         });
-        for kind in [ConditionType::Ready, ConditionType::Armed, ConditionType::Blocking] {
+        for kind in [
+            ConditionType::Ready,
+            ConditionType::Armed,
+            ConditionType::Blocking,
+        ] {
             self.find(Finding::no(kind, Reason::Released, message));
         }
         if self.status.completion.is_some() {

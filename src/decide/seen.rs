@@ -64,6 +64,8 @@ pub struct Seen {
     pub namespace_terminating: bool,
     /// What this process knows of its calls for the present request and round.
     pub call: Call,
+    /// When this process injected into the workload lately, oldest first.
+    pub injections: Vec<Timestamp>,
     /// The token Secret, written but not yet recorded in the status.
     pub token: Option<TokenSecret>,
     /// A refusal of the API server or of the token Secret that the user has to hear about.
