@@ -1,0 +1,3 @@
+//! TOUCHING THE SERVER: the only module that writes to the API server.
+
+pub mod acknowledge;
