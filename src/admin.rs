@@ -131,12 +131,7 @@ mod tests {
         let address = listener.address();
         let (readiness, shutdown) = (Readiness::default(), CancellationToken::new());
         let (cache, port) = (readiness.part("hook cache"), readiness.part("callback"));
-        let serving = tokio::spawn(serve(
-            listener,
-            readiness,
-            Metrics::new(),
-            shutdown.clone(),
-        ));
+        let serving = tokio::spawn(serve(listener, readiness, Metrics::new(), shutdown.clone()));
         let get = |path| testing::plain(address, Method::GET, path, "");
         assert_eq!(get("/livez").await.0, 200);
         assert_eq!(

@@ -52,18 +52,14 @@ pub enum BodyFault {
 }
 
 /// Reads and understands a body.
-pub async fn read<B: Buf, E>(
-    body: impl Stream<Item = Result<B, E>>,
-) -> Result<Said, BodyFault> {
+pub async fn read<B: Buf, E>(body: impl Stream<Item = Result<B, E>>) -> Result<Said, BodyFault> {
     let bytes = tokio::time::timeout(WITHIN, collect(body))
         .await
         .map_err(|_| BodyFault::TooSlow)??;
     understand(&bytes)
 }
 
-async fn collect<B: Buf, E>(
-    body: impl Stream<Item = Result<B, E>>,
-) -> Result<Vec<u8>, BodyFault> {
+async fn collect<B: Buf, E>(body: impl Stream<Item = Result<B, E>>) -> Result<Vec<u8>, BodyFault> {
     let mut body = std::pin::pin!(body);
     let (mut bytes, mut seen) = (Vec::new(), 0);
     while let Some(part) = body.next().await {
@@ -148,7 +144,10 @@ mod tests {
     use std::convert::Infallible;
 
     fn parts(parts: &[&str]) -> impl Stream<Item = Result<hyper::body::Bytes, Infallible>> {
-        let owned: Vec<_> = parts.iter().map(|part| Ok(part.to_string().into())).collect();
+        let owned: Vec<_> = parts
+            .iter()
+            .map(|part| Ok(part.to_string().into()))
+            .collect();
         futures::stream::iter(owned)
     }
 

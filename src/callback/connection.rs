@@ -69,11 +69,7 @@ struct Activity {
 
 impl Verified {
     /// A client with this chain (leaf first).
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        by: Arc<Trust>,
-        slot: Arc<TrustSlot>,
-    ) -> Self {
+    pub fn new(chain: Vec<CertificateDer<'static>>, by: Arc<Trust>, slot: Arc<TrustSlot>) -> Self {
         let read = chain.first().map(Peer::from_certificate);
         if let Some(Err(error)) = &read {
             tracing::debug!(%error, "a client certificate of ours names no hook");

@@ -85,10 +85,7 @@ impl Addressed {
             None => None,
         };
         let hook = HookName { namespace, name };
-        parts
-            .next()
-            .is_none()
-            .then_some(Self { hook, kind, pod })
+        parts.next().is_none().then_some(Self { hook, kind, pod })
     }
 }
 
@@ -148,9 +145,21 @@ mod tests {
             ("", format!("/{base}/complete"), None),
             ("", base.to_owned(), None),
             ("", "/".to_owned(), None),
-            ("", "/kubernetes/namespaces/../applications/x/complete".to_owned(), None),
-            ("", "/kubernetes/namespaces//applications/x/complete".to_owned(), None),
-            ("", "/kubernetes/namespaces/A/applications/x/complete".to_owned(), None),
+            (
+                "",
+                "/kubernetes/namespaces/../applications/x/complete".to_owned(),
+                None,
+            ),
+            (
+                "",
+                "/kubernetes/namespaces//applications/x/complete".to_owned(),
+                None,
+            ),
+            (
+                "",
+                "/kubernetes/namespaces/A/applications/x/complete".to_owned(),
+                None,
+            ),
         ] {
             let found = Addressed::from_path(&path, prefix);
             assert_eq!(found.as_ref(), expected, "{prefix} {path}");

@@ -168,9 +168,8 @@ impl Endpoint {
         token: &SecretString,
         hook: Option<&KrakeHook>,
     ) -> Option<(String, String)> {
-        let enabled = hook.filter(|hook| {
-            hook.spec.enables(kind) && peer.is_none_or(|peer| peer.is(hook))
-        });
+        let enabled =
+            hook.filter(|hook| hook.spec.enables(kind) && peer.is_none_or(|peer| peer.is(hook)));
         let uids = enabled.and_then(|hook| {
             let workload = hook.status.as_ref()?.workload.as_ref()?;
             Some((hook.metadata.uid.as_deref()?, workload.uid.as_str()))

@@ -99,8 +99,13 @@ impl Trust {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|source| TrustError::Pem { part, source })
         };
-        let key = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes())
-            .map_err(|source| TrustError::Pem { part: "key", source })?;
+        let key =
+            PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).map_err(|source| {
+                TrustError::Pem {
+                    part: "key",
+                    source,
+                }
+            })?;
         let roots = certificates("client roots", client_roots)?;
         Self::new(certificates("chain", chain)?, key, roots)
     }

@@ -338,7 +338,13 @@ mod tests {
             (closed, Complete, None, Success, "Write"),
             (None, Complete, done(Success), Success, "Replayed"),
             (None, Complete, done(Failure), Success, "Write"),
-            (None, Complete, done(Success), Failure, "AlreadyAcknowledged"),
+            (
+                None,
+                Complete,
+                done(Success),
+                Failure,
+                "AlreadyAcknowledged",
+            ),
             // A shutdown's key is never taken for a complete's, whatever it says.
             (None, Complete, mine(Success), Success, "Write"),
         ] {
