@@ -14,8 +14,6 @@ use crate::api::status::AckResult;
 
 /// The largest body.
 pub const MOST_BYTES: usize = 8 * 1024;
-/// How long a body may take.
-pub const WITHIN: Duration = Duration::from_secs(10);
 /// The longest message, in bytes.
 const LONGEST_MESSAGE: usize = 1024;
 /// The longest token that is looked at.
@@ -52,8 +50,11 @@ pub enum BodyFault {
 }
 
 /// Reads and understands a body.
-pub async fn read<B: Buf, E>(body: impl Stream<Item = Result<B, E>>) -> Result<Said, BodyFault> {
-    let bytes = tokio::time::timeout(WITHIN, collect(body))
+pub async fn read<B: Buf, E>(
+    body: impl Stream<Item = Result<B, E>>,
+    within: Duration,
+) -> Result<Said, BodyFault> {
+    let bytes = tokio::time::timeout(within, collect(body))
         .await
         .map_err(|_| BodyFault::TooSlow)??;
     understand(&bytes)
@@ -142,6 +143,14 @@ mod tests {
     use super::*;
     use secrecy::ExposeSecret;
     use std::convert::Infallible;
+
+    const WITHIN: Duration = Duration::from_secs(10);
+
+    async fn read(
+        body: impl Stream<Item = Result<hyper::body::Bytes, Infallible>>,
+    ) -> Result<Said, BodyFault> {
+        super::read(body, WITHIN).await
+    }
 
     fn parts(parts: &[&str]) -> impl Stream<Item = Result<hyper::body::Bytes, Infallible>> {
         let owned: Vec<_> = parts

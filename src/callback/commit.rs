@@ -165,6 +165,12 @@ impl Committer {
         })
     }
 
+    /// How many wait, those in a write included.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.queues().in_all
+    }
+
     fn enqueue(&self, hook: &HookName, sight: Sight, waiting: Waiting) -> bool {
         let mut queues = self.queues();
         if queues.in_all >= MOST_WAITING_IN_ALL {
@@ -330,6 +336,9 @@ impl Worker {
         reason: LookupReason,
         back: Vec<Waiting>,
     ) -> (Option<Sight>, Vec<Waiting>) {
+        if back.is_empty() {
+            return (None, back);
+        }
         match self.committer.look(&self.hook, reason).await {
             Ok(seen) => (Some(seen), back),
             Err(error) => {

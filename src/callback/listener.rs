@@ -46,6 +46,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// For the head of a request.
     pub head: Duration,
+    /// For the body of a request.
+    pub body: Duration,
     /// A connection without a request.
     pub idle: Duration,
     /// A connection's life; so long may one outlive its client certificate.
@@ -83,6 +85,7 @@ impl Default for Limits {
             connections: 4096,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
+            body: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             age: Duration::from_secs(600),
             drain: Duration::from_secs(20),
@@ -117,6 +120,11 @@ impl Listener {
     /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What its clients may use up.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Serves until `shutdown`, then lets requests under way finish. Every task it starts has

@@ -25,6 +25,7 @@ mod tls;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -51,6 +52,7 @@ pub struct Endpoint {
     ring: Arc<ArcSwap<Ring>>,
     certificates_required: bool,
     path_prefix: String,
+    body_within: Duration,
     committer: Committer,
     lookups: DefaultDirectRateLimiter,
     events: mpsc::Sender<Refused>,
@@ -103,6 +105,7 @@ impl Endpoint {
             ring: parts.ring,
             // Until `serve` knows better: nobody without a certificate.
             certificates_required: true,
+            body_within: Limits::default().body,
             path_prefix: path_of(&parts.endpoint),
             committer: Committer::new(parts.client, parts.metrics.clone()),
             lookups: RateLimiter::direct(Quota::per_second(LOOKUPS_A_SECOND)),
@@ -115,6 +118,7 @@ impl Endpoint {
     /// be written be written.
     pub async fn serve(mut self, listener: Listener, mode: Mode, shutdown: CancellationToken) {
         self.certificates_required = matches!(mode, Mode::Tls(_));
+        self.body_within = listener.limits().body;
         let (committer, metrics) = (self.committer.clone(), self.metrics.clone());
         let service = warp::service(routes::filter(Arc::new(self)));
         listener.serve(mode, service, metrics, shutdown).await;

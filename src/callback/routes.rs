@@ -87,7 +87,7 @@ async fn answer<B: Buf>(
         answer.headers_mut().insert(ALLOW, allow);
         return answer;
     }
-    let said = match body::read(body).await {
+    let said = match body::read(body, endpoint.body_within).await {
         Ok(said) => said,
         Err(BodyFault::TooLarge) => return refuse(StatusCode::PAYLOAD_TOO_LARGE, "TooLarge"),
         Err(BodyFault::TooSlow) => return refuse(StatusCode::REQUEST_TIMEOUT, "RequestTimeout"),
