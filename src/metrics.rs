@@ -97,7 +97,7 @@ pub enum HandshakeFailure {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AcknowledgementLabels {
-    kind: Word<HookKind>,
+    kind: &'static str,
     outcome: Word<AcknowledgementOutcome>,
 }
 
@@ -193,7 +193,7 @@ impl Metrics {
 
     /// An acknowledgement was answered.
     pub fn acknowledged(&self, kind: HookKind, outcome: AcknowledgementOutcome) {
-        let (kind, outcome) = (Word(kind), Word(outcome));
+        let (kind, outcome) = (kind.as_str(), Word(outcome));
         self.acknowledgements
             .get_or_create(&AcknowledgementLabels { kind, outcome })
             .inc();
@@ -247,7 +247,7 @@ mod tests {
         clone.handshake_failed(HandshakeFailure::Certificate);
         let text = metrics.text();
         for line in [
-            "krake_hooks_acknowledgements_total{kind=\"Shutdown\",outcome=\"Late\"} 1",
+            "krake_hooks_acknowledgements_total{kind=\"shutdown\",outcome=\"Late\"} 1",
             "krake_hooks_commits_total{outcome=\"Written\"} 1",
             "krake_hooks_commit_group_size_bucket{le=\"2.0\"} 0",
             "krake_hooks_commit_group_size_bucket{le=\"4.0\"} 1",

@@ -243,6 +243,9 @@ fn builder(protocol: Protocol, limits: &Limits) -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
+        // The largest body fits; more would only be kept for nobody.
+        .initial_stream_window_size(16 * 1024)
+        .initial_connection_window_size(64 * 1024)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(100)

@@ -44,7 +44,7 @@ pub struct Limits {
     pub connections: usize,
     /// For a TLS handshake.
     pub handshake: Duration,
-    /// For the head of a request.
+    /// For the head of a request; over HTTP/1.1 counted from the end of the one before.
     pub head: Duration,
     /// For the body of a request.
     pub body: Duration,

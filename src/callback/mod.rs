@@ -31,7 +31,7 @@ use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use kube::Client;
 use kube::runtime::reflector::Store;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use commit::{Committer, HookName};
@@ -46,6 +46,9 @@ use crate::pki::Ring;
 /// server from those who have a certificate and guess tokens.
 const LOOKUPS_A_SECOND: NonZeroU32 = NonZeroU32::new(50).expect("50 is not zero");
 
+/// How many requests are read and answered at once; it bounds what their bodies hold.
+const MOST_REQUESTS: usize = 16_384;
+
 /// The endpoint that apps call.
 pub struct Endpoint {
     hooks: Store<KrakeHook>,
@@ -55,6 +58,7 @@ pub struct Endpoint {
     body_within: Duration,
     committer: Committer,
     lookups: DefaultDirectRateLimiter,
+    places: Semaphore,
     events: mpsc::Sender<Refused>,
     metrics: Metrics,
 }
@@ -109,6 +113,7 @@ impl Endpoint {
             path_prefix: path_of(&parts.endpoint),
             committer: Committer::new(parts.client, parts.metrics.clone()),
             lookups: RateLimiter::direct(Quota::per_second(LOOKUPS_A_SECOND)),
+            places: Semaphore::new(MOST_REQUESTS),
             events: parts.events,
             metrics: parts.metrics,
         }

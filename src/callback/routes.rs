@@ -87,6 +87,9 @@ async fn answer<B: Buf>(
         answer.headers_mut().insert(ALLOW, allow);
         return answer;
     }
+    let Ok(_place) = endpoint.places.try_acquire() else {
+        return again("Unavailable");
+    };
     let said = match body::read(body, endpoint.body_within).await {
         Ok(said) => said,
         Err(BodyFault::TooLarge) => return refuse(StatusCode::PAYLOAD_TOO_LARGE, "TooLarge"),
