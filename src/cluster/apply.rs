@@ -10,16 +10,15 @@ use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use secrecy::{ExposeSecret, SecretBox};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::error::message;
 use super::secrets::{self, SecretError, SecretOrder};
-use super::{Act, Error, objects};
+use super::{Act, Error, objects, said};
 use crate::api::status::TokenSecret;
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
 use crate::decide::pods::guard_uid;
@@ -32,8 +31,8 @@ use crate::pki::{Ring, SecretData};
 pub struct Writer {
     /// The API server.
     pub client: Client,
-    /// Derives tokens.
-    pub ring: Arc<Ring>,
+    /// Derives tokens; `release-all` has none.
+    pub ring: Option<Arc<Ring>>,
     /// Whether the admission policy fences our writes to Secrets.
     pub fenced: bool,
     /// Makes Events.
@@ -41,6 +40,27 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// A writer for `release-all`, which gives nobody a token.
+    pub fn for_release(client: Client) -> Self {
+        let reporter = Reporter::from("krake-hooks-release-all".to_owned());
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            ring: None,
+            fenced: false,
+        }
+    }
+
+    /// Takes our finalizer off a hook.
+    pub async fn free_hook(&self, hook: &KrakeHook) -> Result<(), Error> {
+        let namespace = hook.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<KrakeHook> = Api::namespaced(self.client.clone(), namespace);
+        if let Some(patch) = without_finalizer(&hook.metadata, names::HOOK_FINALIZER) {
+            self.patched(&api, &hook.metadata, patch).await?;
+        }
+        Ok(())
+    }
+
     /// Carries out one effect. A call to the app is not one of its own: `CallOut` is the caller's.
     pub async fn apply(&self, seen: &Seen, effect: &Effect) -> Result<Fact, Error> {
         match effect {
@@ -139,7 +159,10 @@ impl Writer {
         recorded: Option<&TokenSecret>,
     ) -> Result<Fact, Error> {
         let name = names::of_hook(seen.hook_name(), seen.hook_uid());
-        let token = self.ring.token(seen.hook_uid(), workload_uid);
+        let Some(ring) = &self.ring else {
+            return Ok(Fact::Nothing);
+        };
+        let token = ring.token(seen.hook_uid(), workload_uid);
         let bytes: Box<[u8]> = token.expose_secret().as_bytes().into();
         let order = SecretOrder {
             namespace: seen.namespace(),
@@ -167,7 +190,7 @@ impl Writer {
             Err(SecretError::Taken { name, message }) => {
                 Ok(Fact::Refused(Refusal::SecretTaken { name, message }))
             }
-            Err(other) => Err(other.into_error()),
+            Err(other) => Err(unwritten(other)),
         }
     }
 
@@ -195,7 +218,7 @@ impl Writer {
             Ok(workload) => Ok(Fact::Workload(Box::new(workload))),
             Err(error) if matches!(error.code(), 403 | 422) => {
                 Ok(Fact::Refused(Refusal::InjectionRejected {
-                    message: message(&error.source),
+                    message: said(&error.source),
                 }))
             }
             Err(error) => Err(error),
@@ -536,6 +559,23 @@ fn without_finalizer(meta: &ObjectMeta, finalizer: &str) -> Option<Value> {
         {"op": "test", "path": path, "value": finalizer},
         {"op": "remove", "path": path},
     ]))
+}
+
+fn unwritten(error: SecretError) -> Error {
+    let described = error.to_string();
+    match error {
+        SecretError::Create {
+            namespace,
+            name,
+            source,
+        } => Error::of(Act::Create, format!("Secret {namespace}/{name}"))(source),
+        SecretError::Update {
+            namespace,
+            name,
+            source,
+        } => Error::of(Act::Update, format!("Secret {namespace}/{name}"))(source),
+        _ => Error::of(Act::Create, "a Secret")(kube::Error::Service(described.into())),
+    }
 }
 
 fn guard(seen: &Seen) -> String {

@@ -17,26 +17,28 @@ pub enum Act {
     Apply,
     /// A guarded JSON patch.
     Patch,
+    /// Replacing an object.
+    Update,
     /// Deleting an object.
     Delete,
 }
 
-/// What to do about an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an error calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// The server or the way to it: try again, ever more slowly.
+    /// The server or the way to it has a bad moment: the same again, ever more slowly.
     Retry,
-    /// Somebody was faster: look again at once.
+    /// Somebody else was faster: look again, and say nothing.
     Conflict,
-    /// A person has to act; trying again is for the case that they have.
+    /// It stays so until a person acts: tell them.
     User,
-    /// We asked for something that makes no sense.
+    /// We have asked for something that cannot be.
     Bug,
 }
 
 /// A call to the API server failed.
 #[derive(Debug, ThisError)]
-#[error("cannot {act} {object}: {source}")]
+#[error("cannot {act} {object}: {}", said(.source))]
 pub struct Error {
     /// What was being done.
     pub act: Act,
@@ -65,14 +67,49 @@ impl Error {
 
     /// What to do about it.
     pub fn class(&self) -> Class {
-        match self.code() {
-            404 | 409 => Class::Conflict,
-            // A guarded JSON patch whose test failed; anything else that is refused is a person's.
-            422 if self.act == Act::Patch => Class::Conflict,
-            401 | 403 | 422 => Class::User,
-            400 | 405 | 415 => Class::Bug,
-            _ => Class::Retry,
+        match (self.code(), self.act) {
+            // A guarded JSON patch whose test failed, or an object that is another one now.
+            (404, _) | (422, Act::Patch) => Class::Conflict,
+            _ => class_of(&self.source),
         }
+    }
+}
+
+impl Class {
+    /// The word in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "Retry",
+            Self::Conflict => "Conflict",
+            Self::User => "User",
+            Self::Bug => "Bug",
+        }
+    }
+}
+
+/// What an answer of the API server calls for, where nothing more is known about the call.
+pub fn class_of(error: &kube::Error) -> Class {
+    match error {
+        kube::Error::Api(status) => match status.code {
+            409 => Class::Conflict,
+            400 | 405 | 406 | 415 => Class::Bug,
+            403 | 413 | 422 => Class::User,
+            _ => Class::Retry,
+        },
+        kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => {
+            Class::Bug
+        }
+        _ => Class::Retry,
+    }
+}
+
+/// What went wrong, in the API server's own words where it has any: the error type shows each
+/// answer twice.
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        kube::Error::Api(status) => format!("answered {} {}", status.code, status.reason),
+        other => other.to_string(),
     }
 }
 
@@ -84,14 +121,6 @@ pub fn code(error: &kube::Error) -> u16 {
     }
 }
 
-/// What the server said, without wrapping.
-pub fn message(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
-}
-
 impl fmt::Display for Act {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -100,6 +129,7 @@ impl fmt::Display for Act {
             Self::Create => "create",
             Self::Apply => "apply",
             Self::Patch => "patch",
+            Self::Update => "update",
             Self::Delete => "delete",
         })
     }

@@ -4,11 +4,13 @@
 //! tenant's Secret is written, [`acknowledge`] the one way an acknowledgement is. Nothing here has
 //! an opinion; every write is safe when another writer, or a second self, was faster.
 
+pub mod acknowledge;
 pub mod apply;
 pub mod connect;
 pub mod error;
 pub mod observe;
 pub mod objects;
 pub mod remains;
+pub mod secrets;
 
-pub use error::{Act, Class, Error};
+pub use error::{Act, Class, Error, class_of, said};

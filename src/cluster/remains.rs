@@ -36,20 +36,29 @@ pub async fn observe(
                 && other.spec.workload.kind == reference.kind
         })
         .is_empty();
+    let mut left = look(client, guard).await?;
+    left.workload = left.workload.filter(|_| !taken);
+    Ok(Some(left))
+}
+
+/// What there is of the hook this guard stands for, whether the hook lives or not.
+pub async fn look(client: &Client, guard: &HookGuard) -> Result<Remains, Error> {
+    let hook = &guard.spec.hook;
+    let namespace = &hook.namespace;
     let labels = hook_selector(&hook.name);
     let (workload, sets, pods, canaries) = futures::try_join!(
-        workload(client, namespace, &reference.name),
+        workload(client, namespace, &guard.spec.workload.name),
         replica_sets(client, namespace, &hook.name),
         pods(client, namespace, &labels),
         canaries(client, namespace, &hook.uid),
     )?;
-    Ok(Some(Remains {
+    Ok(Remains {
         guard: guard.clone(),
-        workload: workload.filter(|_| !taken),
+        workload,
         replica_sets: sets,
         pods,
         canaries,
-    }))
+    })
 }
 
 /// Carries out one effect of the farewell.

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
@@ -64,11 +64,11 @@ pub fn watches(client: &Client) -> Watches {
     let by_owner_label = by_uid(&caches.hooks);
     let others = futures::stream::select_all([
         touched(
-            metadata_watcher(Api::<Deployment>::all(client.clone()), everything()),
+            watcher(Api::<PartialObjectMeta<Deployment>>::all(client.clone()), everything()),
             by_workload(&caches.hooks),
         ),
         touched(
-            metadata_watcher(Api::<ReplicaSet>::all(client.clone()), labelled())
+            watcher(Api::<PartialObjectMeta<ReplicaSet>>::all(client.clone()), labelled())
                 .modify(slim)
                 .reflect(replica_set_writer),
             move |set: &PartialObjectMeta<ReplicaSet>| by_label(&set.metadata).into_iter().collect(),
@@ -110,7 +110,7 @@ pub fn watches(client: &Client) -> Watches {
             by_service(&caches.hooks),
         ),
         touched(
-            metadata_watcher(Api::<Namespace>::all(client.clone()), everything())
+            watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), everything())
                 .modify(slim)
                 .reflect(namespace_writer),
             by_namespace(&caches.hooks),

@@ -9,7 +9,7 @@ use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 
 use super::backoff::Backoff;
@@ -40,8 +40,8 @@ pub async fn run(
     watches: &Client,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    let hooks = metadata_watcher(
-        Api::<KrakeHook>::all(watches.clone()),
+    let hooks = watcher(
+        Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone()),
         watcher::Config::default(),
     )
     .default_backoff()

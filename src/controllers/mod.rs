@@ -2,7 +2,6 @@
 
 pub mod backoff;
 pub mod caches;
-pub mod certificate;
-pub mod endpoint;
 pub mod guard;
 pub mod hook;
+pub mod refused;
