@@ -75,7 +75,10 @@ struct State {
     version: u64,
     log: Vec<Call>,
     faults: VecDeque<Fault>,
+    afterwards: Option<Change>,
 }
+
+type Change = Box<dyn FnOnce(&mut KrakeHook) + Send>;
 
 /// A request that the mock has got.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,6 +166,12 @@ impl MockApi {
     /// The next write goes wrong; several go wrong one after the other.
     pub fn fail(&self, fault: Fault) {
         self.state().faults.push_back(fault);
+    }
+
+    /// Right after the next write has been done, and before anybody can see its answer, somebody
+    /// else changes the hook.
+    pub fn afterwards(&self, change: impl FnOnce(&mut KrakeHook) + Send + 'static) {
+        self.state().afterwards = Some(Box::new(change));
     }
 
     /// All calls so far.
@@ -257,8 +266,15 @@ impl State {
         if json_patch::patch(&mut object, &patch).is_err() {
             return (422, Value::Null);
         }
-        self.keep(path.to_owned(), object.clone());
-        (200, self.objects[path].clone())
+        self.keep(path.to_owned(), object);
+        let answer = self.objects[path].clone();
+        if let Some(change) = self.afterwards.take() {
+            let mut hook: KrakeHook = serde_json::from_value(answer.clone()).expect("a hook");
+            change(&mut hook);
+            let value = serde_json::to_value(hook).expect("a hook is valid JSON");
+            self.keep(path.to_owned(), value);
+        }
+        (200, answer)
     }
 
     fn keep(&mut self, path: String, mut object: Value) {

@@ -414,3 +414,56 @@ async fn a_group_fills_a_hook_to_the_last_key_and_no_further() {
     assert_eq!(full, 4);
     assert_eq!(scene.stored().len(), 512);
 }
+
+/// A write of a `complete` under way, and the scene as it is then.
+async fn complete_under_way(scene: &Scene) -> JoinHandle<Outcome> {
+    scene.api.close();
+    let sent = scene.send(complete("first"));
+    scene.writes_reach(1).await;
+    sent
+}
+
+fn complete(pod: &str) -> Incoming {
+    Incoming {
+        kind: HookKind::Complete,
+        ..of(pod)
+    }
+}
+
+#[tokio::test]
+async fn the_answer_to_an_older_write_refuses_nobody_who_came_later() {
+    let mut scene = Scene::new();
+    let nobody_asked = testing::hook("ml", "trainer");
+    scene.api.put(&nobody_asked);
+    scene.stale.hook = Arc::new(nobody_asked);
+    let first = complete_under_way(&scene).await;
+    let late_comer = scene.send(of("a"));
+    eventually("both wait", || scene.committer.waiting() == 2).await;
+    scene.api.afterwards(|hook| {
+        let status = hook.status.as_mut().unwrap();
+        status.request = Some(testing::request("r1", RequestState::Open));
+    });
+    scene.api.open();
+    assert!(matches!(first.await.unwrap(), Outcome::Written { .. }));
+    assert_eq!(late_comer.await.unwrap(), written());
+}
+
+#[tokio::test]
+async fn nobody_is_written_by_the_tests_of_another() {
+    let scene = Scene::new();
+    let first = complete_under_way(&scene).await;
+    let one = scene.send(complete("one"));
+    eventually("two wait", || scene.committer.waiting() == 2).await;
+    let two = scene.send(of("two"));
+    eventually("three wait", || scene.committer.waiting() == 3).await;
+    scene.api.afterwards(|hook| {
+        let status = hook.status.as_mut().unwrap();
+        status.request.as_mut().unwrap().state = RequestState::Closed;
+    });
+    scene.api.open();
+    for completes in [first, one] {
+        assert!(matches!(completes.await.unwrap(), Outcome::Written { .. }));
+    }
+    assert_eq!(two.await.unwrap(), Outcome::Late);
+    assert_eq!(scene.stored(), ["complete.first", "complete.one"]);
+}

@@ -2,6 +2,8 @@
 
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 
+use tokio::io::AsyncWriteExt;
+
 use super::*;
 use crate::api::HookKind;
 use crate::callback::{HookName, Refusal};
@@ -266,4 +268,31 @@ async fn stopping_waits_for_the_write_under_way() {
     served.api.open();
     assert_eq!(sent.await.unwrap().0, 200);
     served.serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_waits_for_a_write_whose_caller_has_hung_up() {
+    let served = Served::plain().await;
+    served.api.close();
+    let (address, body) = (served.address, served.body());
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let length = body.len();
+    let request =
+        format!("PUT {SHUTDOWN} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    eventually("the write", || served.api.count(Method::PATCH) == 1).await;
+    drop(stream);
+    eventually("the hang-up is seen", || {
+        served.metrics.connections().get() == 0
+    })
+    .await;
+    served.shutdown.cancel();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!served.serving.is_finished());
+    served.api.open();
+    served.serving.await.unwrap();
+    let stored = served.api.get("ml", "trainer").status.unwrap();
+    assert!(stored.acknowledgements.contains_key("shutdown.anonymous"));
 }
