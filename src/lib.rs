@@ -1,4 +1,5 @@
 pub mod api;
+pub mod cluster;
 pub mod config;
 pub mod decide;
 pub mod pki;
