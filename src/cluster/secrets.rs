@@ -379,3 +379,7 @@ fn is_namespace_terminating(error: &kube::Error) -> bool {
                 reasons.any(|reason| reason == "NamespaceTerminating")
             })
 }
+
+#[cfg(test)]
+#[path = "secrets_tests.rs"]
+mod tests;
