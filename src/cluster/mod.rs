@@ -4,6 +4,7 @@
 //! are is decided elsewhere (`decide`), *when* by `controllers`. It must never read a tenant's
 //! Secret, and never log or keep what an answer of the server holds beyond its metadata.
 
+pub mod authority;
 pub mod secrets;
 
 /// What an error calls for.
