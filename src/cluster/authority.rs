@@ -8,18 +8,18 @@
 //!
 //! These, and the Secret that `callback.tls.intermediateSrc` names, are the only ones ever read.
 
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::{GetParams, Request};
 use secrecy::ExposeSecret;
 use thiserror::Error;
 
-use jiff::Timestamp;
-
-use super::said;
+use super::{said, secrets};
 use crate::api::names;
+use crate::config::Config;
 use crate::pki::{
     Authority, AuthorityFault, AuthorityNames, AuthoritySerials, AuthorityValidity, GenerateError,
     Ring, RingError, SecretData,
@@ -132,13 +132,13 @@ impl BootError {
 pub async fn load_or_create_ring(
     client: &Client,
     namespace: &str,
-    guards_exist: impl AsyncFnOnce() -> Result<bool, kube::Error>,
+    guards_exist: impl Future<Output = Result<bool, kube::Error>>,
 ) -> Result<Ring, BootError> {
-    let secrets = OwnSecrets::of(client, namespace);
+    let secrets = OwnSecrets { client, namespace };
     if let Some(entries) = secrets.read(names::RING_SECRET).await? {
         return ring_of(namespace, &entries);
     }
-    if guards_exist().await.map_err(BootError::Guards)? {
+    if guards_exist.await.map_err(BootError::Guards)? {
         // Another replica may just have made the ring and, with it, the first guard.
         return match secrets.read(names::RING_SECRET).await? {
             Some(entries) => ring_of(namespace, &entries),
@@ -169,11 +169,12 @@ pub async fn load_or_create_ring(
 pub async fn load_or_create_authority(
     client: &Client,
     namespace: &str,
-    intermediate_src: &str,
+    config: &Config,
     endpoint_names: &[String],
     now: Timestamp,
 ) -> Result<Authority, BootError> {
-    let secrets = OwnSecrets::of(client, namespace);
+    let secrets = OwnSecrets { client, namespace };
+    let intermediate_src = config.callback.tls.intermediate_src.as_str();
     let load = |name: &str, entries: &SecretData| {
         authority_of(entries, now, endpoint_names).map_err(|source| BootError::Authority {
             namespace: namespace.to_owned(),
@@ -221,37 +222,57 @@ pub async fn load_or_create_authority(
     }
 }
 
+/// Every name by which a client may call the endpoint: those of its Service, the host of
+/// `externalEndpoint`, and `extraNames`.
+pub fn endpoint_names(config: &Config, namespace: &str) -> Vec<String> {
+    let service = names::SERVICE;
+    let mut all = vec![
+        format!("{service}.{namespace}.svc"),
+        format!("{service}.{namespace}.svc.cluster.local"),
+        format!("{service}.{namespace}"),
+        service.to_owned(),
+    ];
+    let external = config.callback.external_endpoint.parse::<hyper::Uri>();
+    // As in a URL, where an IPv6 address stands in brackets and a name may end with the root's dot.
+    let host = external.iter().filter_map(|uri| uri.host());
+    let host = host.map(|host| host.trim_start_matches('[').trim_end_matches([']', '.']));
+    let extra = config.callback.extra_names.iter().map(String::as_str);
+    for name in host.chain(extra) {
+        if !name.is_empty() && !all.iter().any(|known| known == name) {
+            all.push(name.to_owned());
+        }
+    }
+    all
+}
+
 /// The Secrets of the operator's own namespace.
 struct OwnSecrets<'a> {
-    api: Api<Secret>,
+    client: &'a Client,
     namespace: &'a str,
 }
 
-impl<'a> OwnSecrets<'a> {
-    fn of(client: &Client, namespace: &'a str) -> Self {
-        Self {
-            api: Api::namespaced(client.clone(), namespace),
-            namespace,
-        }
-    }
-
+impl OwnSecrets<'_> {
     async fn read(&self, name: &str) -> Result<Option<SecretData>, BootError> {
-        let secret = self
-            .api
-            .get_opt(name)
-            .await
-            .map_err(|source| BootError::Read {
+        let request = Request::new(secrets::path(self.namespace))
+            .get(name, &GetParams::default())
+            .map_err(kube::Error::BuildRequest);
+        let answer = match request {
+            Ok(request) => secrets::ask::<Secret>(self.client, request).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(secret) => {
+                let entries = secret.data.unwrap_or_default().into_iter();
+                let entries = entries.map(|(entry, content)| (entry, content.0.into()));
+                Ok(Some(entries.collect()))
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+            Err(source) => Err(BootError::Read {
                 namespace: self.namespace.to_owned(),
                 name: name.to_owned(),
-                source: without_content(source),
-            })?;
-        Ok(secret.map(|secret| {
-            let entries = secret.data.unwrap_or_default();
-            entries
-                .into_iter()
-                .map(|(entry, content)| (entry, content.0.into()))
-                .collect()
-        }))
+                source,
+            }),
+        }
     }
 
     /// `None` if it was created; what is there if somebody was faster.
@@ -260,65 +281,37 @@ impl<'a> OwnSecrets<'a> {
         name: &str,
         entries: &SecretData,
     ) -> Result<Option<SecretData>, BootError> {
+        let label = (names::MANAGED_BY_LABEL, names::MANAGED_BY);
+        let entries = entries.iter().map(|(entry, content)| {
+            let content = ByteString(content.expose_secret().to_vec());
+            (entry.clone(), content)
+        });
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
                 namespace: Some(self.namespace.to_owned()),
-                labels: Some(
-                    [(
-                        names::MANAGED_BY_LABEL.to_owned(),
-                        names::MANAGED_BY.to_owned(),
-                    )]
-                    .into(),
-                ),
+                labels: Some([(label.0.to_owned(), label.1.to_owned())].into()),
                 ..ObjectMeta::default()
             },
             type_: Some("Opaque".to_owned()),
-            data: Some(
-                entries
-                    .iter()
-                    .map(|(entry, content)| {
-                        let content = ByteString(content.expose_secret().to_vec());
-                        (entry.clone(), content)
-                    })
-                    .collect(),
-            ),
+            data: Some(entries.collect()),
             ..Secret::default()
         };
-        let params = PostParams {
-            dry_run: false,
-            field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
-        };
-        match self.api.create(&params, &secret).await {
+        match secrets::post(self.client, self.namespace, &secret, false).await {
             Ok(_) => Ok(None),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => self
-                .read(name)
-                .await?
-                .map(Some)
-                .ok_or_else(|| BootError::Vanishing {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let there = self.read(name).await?;
+                there.map(Some).ok_or_else(|| BootError::Vanishing {
                     namespace: self.namespace.to_owned(),
                     name: name.to_owned(),
-                }),
+                })
+            }
             Err(source) => Err(BootError::Create {
                 namespace: self.namespace.to_owned(),
                 name: name.to_owned(),
-                source: without_content(source),
+                source,
             }),
         }
-    }
-}
-
-/// An answer that does not parse is quoted by the parser, and these answers are keys.
-fn without_content(error: kube::Error) -> kube::Error {
-    match error {
-        kube::Error::SerdeError(error) => {
-            kube::Error::SerdeError(serde::de::Error::custom(format!(
-                "the answer is not a Secret (line {}, column {})",
-                error.line(),
-                error.column()
-            )))
-        }
-        other => other,
     }
 }
 

@@ -95,11 +95,13 @@ fn endpoint() -> Vec<String> {
 }
 
 async fn ring(server: &Server, guards: bool) -> Result<Ring, BootError> {
-    load_or_create_ring(&server.client(), NAMESPACE, async || Ok(guards)).await
+    load_or_create_ring(&server.client(), NAMESPACE, async { Ok(guards) }).await
 }
 
 async fn authority(server: &Server, source: &str) -> Result<Authority, BootError> {
-    load_or_create_authority(&server.client(), NAMESPACE, source, &endpoint(), now()).await
+    let mut config = Config::default();
+    config.callback.tls.intermediate_src = source.to_owned();
+    load_or_create_authority(&server.client(), NAMESPACE, &config, &endpoint(), now()).await
 }
 
 #[tokio::test]
@@ -138,7 +140,8 @@ async fn a_lost_ring_is_never_replaced_while_guards_exist() {
     }
     assert_eq!(server.0.lock().unwrap().creates, 0);
 
-    let unknown = load_or_create_ring(&server.client(), NAMESPACE, async || {
+    let client = server.client();
+    let unknown = load_or_create_ring(&client, NAMESPACE, async {
         Err(kube::Error::LinesCodecMaxLineLengthExceeded)
     });
     assert!(matches!(unknown.await, Err(BootError::Guards(_))));
@@ -150,7 +153,8 @@ async fn a_ring_that_came_with_the_first_guard_is_no_lost_one() {
     let server = Server::default();
     let other = Server::default();
     let made = ring(&other, false).await.unwrap();
-    let result = load_or_create_ring(&server.client(), NAMESPACE, async || {
+    let client = server.client();
+    let result = load_or_create_ring(&client, NAMESPACE, async {
         // Between our look at the Secret and our look at the guards.
         let secret = other.get(names::RING_SECRET).unwrap();
         server.put(names::RING_SECRET, secret["data"].clone());
@@ -269,4 +273,38 @@ async fn an_answer_that_is_no_secret_is_not_quoted() {
         !format!("{error} {error:?}").contains("s3cret"),
         "{error:?}"
     );
+}
+
+#[test]
+fn the_endpoint_has_the_names_of_its_service_and_those_of_the_configuration() {
+    let of = |external: &str, extra: &[&str]| {
+        let mut config = Config::default();
+        config.callback.external_endpoint = external.to_owned();
+        config.callback.extra_names = extra.iter().map(|&name| name.to_owned()).collect();
+        endpoint_names(&config, "krake-system").split_off(4)
+    };
+    let all = endpoint_names(&Config::default(), "krake-system");
+    assert_eq!(
+        all,
+        [
+            "krake-hooks.krake-system.svc",
+            "krake-hooks.krake-system.svc.cluster.local",
+            "krake-hooks.krake-system",
+            "krake-hooks"
+        ]
+    );
+    for (external, extra, expected) in [
+        ("https://k.example", &[][..], vec!["k.example"]),
+        ("https://k.example.:8443/", &[], vec!["k.example"]),
+        ("https://192.0.2.7:8443", &[], vec!["192.0.2.7"]),
+        ("https://[2001:db8::7]:8443", &[], vec!["2001:db8::7"]),
+        (
+            "https://k.example",
+            &["k.example", "l.example", ""],
+            vec!["k.example", "l.example"],
+        ),
+        ("https://krake-hooks", &[], vec![]),
+    ] {
+        assert_eq!(of(external, extra), expected, "{external}");
+    }
 }

@@ -72,6 +72,10 @@ pub enum Outcome {
 pub struct Issuance {
     /// Why it was issued.
     pub cause: Cause,
+    /// Generation of the spec it was issued by; there may be a newer one by now.
+    pub generation: Option<i64>,
+    /// Value of the annotation that it answers.
+    pub renewed_for: Option<String>,
     /// Uid of the hook it names.
     pub hook_uid: String,
     /// The Secret as written.
@@ -112,6 +116,10 @@ pub enum Cause {
 pub struct IssueOrder {
     /// Why.
     pub cause: Cause,
+    /// Generation of the spec.
+    pub generation: Option<i64>,
+    /// Value of the annotation `hooks.krake.dev/renew`.
+    pub renewed_for: Option<String>,
     /// What stands in the certificate.
     pub leaf: ClientLeaf,
     /// Uid of the hook it names.
@@ -314,8 +322,11 @@ fn order(
     };
     let secret_name = subject.secret_name(certificate);
     let key = spec.private_key.as_ref().and_then(|key| key.algorithm);
+    let meta = &certificate.metadata;
     IssueOrder {
         cause,
+        generation: meta.generation,
+        renewed_for: annotation(meta, names::RENEW_ANNOTATION).map(ToOwned::to_owned),
         leaf: ClientLeaf {
             user: settings.user.clone(),
             uris,
@@ -340,13 +351,12 @@ fn recorded(
     now: Timestamp,
     jitter: f64,
 ) -> CertificateDecision {
-    let meta = &seen.certificate.metadata;
     let before = seen.certificate.spec.renew_before_seconds.map(seconds);
     let renewal = renewal_time(issuance.not_before, issuance.not_after, before, jitter);
     let (until, name) = (issuance.not_after, &issuance.secret.name);
     let message = format!("Secret {name} holds a certificate that is valid until {until}");
     let new = HookCertificateStatus {
-        observed_generation: meta.generation,
+        observed_generation: issuance.generation,
         conditions: conditions(
             seen,
             status,
@@ -368,7 +378,7 @@ fn recorded(
         revision: Some(status.revision.unwrap_or(0).saturating_add(1)),
         issuer: Some(issuance.issuer.clone()),
         hook_uid: Some(issuance.hook_uid.clone()),
-        renewed_for: annotation(meta, names::RENEW_ANNOTATION).map(ToOwned::to_owned),
+        renewed_for: issuance.renewed_for.clone(),
     };
     let mut effects = vec![
         CertificateEffect::WriteStatus(Box::new(new)),

@@ -75,6 +75,8 @@ fn said(status: &HookCertificateStatus, kind: ConditionType) -> (&str, &str) {
 fn issued(order: &IssueOrder) -> Outcome {
     Outcome::Issued(Issuance {
         cause: order.cause,
+        generation: order.generation,
+        renewed_for: order.renewed_for.clone(),
         hook_uid: order.hook_uid.clone(),
         secret: IssuedSecret {
             name: order.secret_name.clone(),
@@ -309,6 +311,23 @@ fn an_annotation_taken_away_and_set_again_asks_again() {
     annotate(&mut certificate, Some("now"));
     let decision = look(&certificate, Some(HOOK), None, 2000);
     assert_eq!(ordered(&decision).cause, Cause::Asked);
+}
+
+#[test]
+fn a_spec_that_changed_while_it_was_issued_is_due_again() {
+    let mut certificate = generated();
+    let outcome = issued(ordered(&look(&certificate, Some(HOOK), None, 1000)));
+    certificate.metadata.generation = Some(2);
+    annotate(&mut certificate, Some("now"));
+    let decision = look(&certificate, Some(HOOK), Some(&outcome), 1000);
+    let status = written(&decision);
+    assert_eq!(
+        (status.observed_generation, &status.renewed_for),
+        (Some(1), &None)
+    );
+    certificate.status = Some(status.clone());
+    let again = look(&certificate, Some(HOOK), None, 1000);
+    assert_eq!(ordered(&again).cause, Cause::SpecChanged);
 }
 
 #[test]
