@@ -235,7 +235,7 @@ async fn the_users_own_is_read_and_every_fault_is_named() {
             changed("tls.key", Some(json!("Z2FyYmFnZQ=="))),
             "AuthorityNotPem",
         ),
-        (changed("ca.crt", None), "AuthorityEmpty"),
+        (changed("ca.crt", None), "AuthorityRootMissing"),
     ] {
         server.put("corp-ca", entries);
         let fault = authority(&server, "corp-ca").await.unwrap_err();
@@ -257,7 +257,7 @@ async fn no_authority_is_made_for_names_that_it_cannot_sign() {
     let server = Server::default();
     let names = ["not a name".to_owned()];
     let client = server.client();
-    let fault = load_or_create_authority(&client, NAMESPACE, "", &names, now())
+    let fault = load_or_create_authority(&client, NAMESPACE, &Config::default(), &names, now())
         .await
         .unwrap_err();
     assert!(fault.to_string().contains("callback.extraNames"), "{fault}");

@@ -350,3 +350,7 @@ fn wait_until(at: Timestamp) -> Duration {
     // A moment later rather than a moment too early: the clock that counts is the decision's.
     Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5)
 }
+
+#[cfg(test)]
+#[path = "certificate_tests.rs"]
+mod tests;

@@ -197,3 +197,7 @@ async fn changed(authority: &mut watch::Receiver<Arc<Authority>>) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+#[path = "endpoint_tests.rs"]
+mod tests;
