@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Some seconds of work, then the curl line of Krake's manual.
 trap 'exit 0' TERM
 
@@ -13,6 +14,7 @@ for page in 1 2 3; do
 done
 
 echo "done: PUT $KRAKE_COMPLETE_URL"
+# shellcheck disable=SC2086 # word for word
 curl --silent --show-error -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" $KRAKE_COMPLETE_URL \
 	--cacert /etc/krake_cert/ca-bundle.pem \
 	--cert /etc/krake_cert/cert.pem \
