@@ -31,8 +31,8 @@ test: ## make check, then the end-to-end tests on a real cluster
 
 ## Checks
 
-.PHONY: check fmt shell manifests lint unit docs licences
-check: compiler fmt shell manifests lint unit docs licences ## All of the following; no cluster needed
+.PHONY: check fmt shell licences lint unit docs manifests
+check: compiler fmt shell licences lint unit docs manifests ## All of the following; no cluster needed
 
 fmt: ## Formatting
 	$(call say,cargo fmt --check)
@@ -42,9 +42,9 @@ shell: ## Shell scripts, where shellcheck is installed
 	$(call say,shellcheck)
 	@hack/shellcheck
 
-manifests: ## kubectl kustomize of everything in config/, crds/ and demo/
-	$(call say,kubectl kustomize)
-	@hack/kustomize-check
+licences: ## Licences, banned crates, sources
+	$(call say,cargo deny)
+	@hack/cargo-deny --log-level error check licenses bans sources
 
 lint: ## clippy, warnings are errors
 	$(call say,cargo clippy)
@@ -58,9 +58,9 @@ docs: ## The documentation builds without a warning
 	$(call say,cargo doc)
 	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
-licences: ## Licences, banned crates, sources
-	$(call say,cargo deny)
-	@hack/cargo-deny --log-level error check licenses bans sources
+manifests: ## kubectl kustomize of everything in config/, crds/ and demo/
+	$(call say,kubectl kustomize)
+	@hack/kustomize-check
 
 .PHONY: compiler
 compiler:
