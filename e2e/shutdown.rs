@@ -74,7 +74,10 @@ async fn a_foreground_deletion_in_the_middle_of_a_rollout_waits_for_the_acknowle
     stage.delete_deployment("app", "foreground").await;
     stage.garbage_collector_has_passed(&deployment).await;
     armed.app.called(1).await;
-    armed.pods.stay_untouched(&both, Duration::from_secs(4)).await;
+    armed
+        .pods
+        .stay_untouched(&both, Duration::from_secs(4))
+        .await;
 
     armed.app.acknowledge(HookKind::Shutdown).await.counts();
     stage.gone::<Deployment>("app").await;
@@ -98,7 +101,10 @@ async fn a_failed_acknowledgement_is_shown_and_does_not_count(stage: Stage) {
         .await;
     let shown = &status(&hook).acknowledgements[&format!("shutdown.{}", armed.app.uid)];
     assert_eq!(shown.message.as_deref(), Some("disk full"));
-    armed.pods.stay_untouched(&pods, Duration::from_secs(3)).await;
+    armed
+        .pods
+        .stay_untouched(&pods, Duration::from_secs(3))
+        .await;
 
     armed.app.acknowledge(HookKind::Shutdown).await.counts();
     is_released(&stage, &armed).await;
@@ -141,7 +147,10 @@ async fn is_held(stage: &Stage, armed: &Armed, how: Deletion) {
     assert_eq!(request.pods, pods);
     assert_eq!(status(&hook).deletion, Some(how));
     assert!(request.opened_at.0 < deadline);
-    armed.pods.stay_untouched(&pods, Duration::from_secs(4)).await;
+    armed
+        .pods
+        .stay_untouched(&pods, Duration::from_secs(4))
+        .await;
     assert_eq!(armed.app.calls().await.map(|calls| calls.len()), Ok(1));
 }
 
@@ -172,4 +181,3 @@ async fn uid(stage: &Stage) -> String {
     let deployment = stage.all::<Deployment>().get("app").await;
     deployment.expect("the Deployment is there").uid().unwrap()
 }
-

@@ -84,12 +84,14 @@ impl App {
 
     /// Waits until it was called that often.
     pub async fn called(&self, times: usize) -> Vec<Call> {
-        until(format!("{} called {times} times", self.name), SOON, async || {
-            match self.calls().await {
+        until(
+            format!("{} called {times} times", self.name),
+            SOON,
+            async || match self.calls().await {
                 Ok(calls) if calls.len() >= times => Ok(calls),
                 other => Err(format!("{other:?}")),
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -136,6 +138,18 @@ impl App {
             body: serde_json::from_str(body).unwrap_or(Value::Null),
             complaint: ran.err.trim().to_owned(),
         }
+    }
+
+    /// Acknowledges with a token and a directory of certificates of the test's choice.
+    pub async fn put(&self, url: &str, token: &str, certificates: &str) -> Answer {
+        let files = format!(
+            "--cacert {certificates}/ca-bundle.pem \
+             --cert {certificates}/cert.pem --key {certificates}/key.pem"
+        );
+        self.curl(&format!(
+            r#"curl -X PUT -d '{{"token":"{token}"}}' {url} {files}"#
+        ))
+        .await
     }
 
     /// Value of an environment variable of the app.

@@ -126,8 +126,6 @@ pub fn said(output: std::io::Result<Output>) -> Result<String, String> {
         Ok(text)
     } else {
         let complaint = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{text}\n{}", complaint.trim())
-            .trim()
-            .to_owned())
+        Err(format!("{text}\n{}", complaint.trim()).trim().to_owned())
     }
 }

@@ -29,7 +29,8 @@ pub async fn install(cluster: &Cluster) -> Result<(), String> {
     let deployments: Api<Deployment> = Api::namespaced(cluster.client().await?, NAMESPACE);
     let present = deployments.get_opt(NAME).await.map_err(|e| e.to_string())?;
     let template = present.and_then(|present| present.spec?.template.metadata);
-    let present = template.and_then(|template| template.annotations?.get(IMAGE_ANNOTATION).cloned());
+    let present =
+        template.and_then(|template| template.annotations?.get(IMAGE_ANNOTATION).cloned());
     if present.as_ref() != Some(&digest) && cluster.provider != Provider::External {
         cluster
             .script(&["load", &archive.display().to_string()])
@@ -39,7 +40,8 @@ pub async fn install(cluster: &Cluster) -> Result<(), String> {
     cluster
         .kubectl(&["apply", "-k", &everything.display().to_string()])
         .await?;
-    let patch = json!({"spec": {"template": {"metadata": {"annotations": {IMAGE_ANNOTATION: digest}}}}});
+    let patch =
+        json!({"spec": {"template": {"metadata": {"annotations": {IMAGE_ANNOTATION: digest}}}}});
     deployments
         .patch(NAME, &PatchParams::default(), &Patch::Merge(&patch))
         .await

@@ -47,7 +47,9 @@ impl Operator {
                 [pod] if done && pod.metadata.deletion_timestamp.is_none() => Ok(pod.clone()),
                 _ => Err(format!(
                     "{status:?}, pods {:?}",
-                    pods.iter().map(|pod| pod.status.clone()).collect::<Vec<_>>()
+                    pods.iter()
+                        .map(|pod| pod.status.clone())
+                        .collect::<Vec<_>>()
                 )),
             }
         })

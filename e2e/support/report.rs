@@ -7,14 +7,22 @@ use super::stage::Stage;
 pub async fn describe(stage: &Stage) -> String {
     let mut report = format!("namespace {}\n", stage.namespace);
     let looks: [&[&str]; 3] = [
-        &["get", "krakehooks,deployments,replicasets,pods", "--output=wide"],
+        &[
+            "get",
+            "krakehooks,deployments,replicasets,pods",
+            "--output=wide",
+        ],
         &[
             "get",
             "events",
             "--sort-by=.metadata.creationTimestamp",
             "--output=custom-columns=:.lastTimestamp,:.involvedObject.kind,:.involvedObject.name,:.reason,:.message",
         ],
-        &["get", "krakehooks", "--output=jsonpath={range .items[*]}{.metadata.name}{\"\\t\"}{.status}{\"\\n\"}{end}"],
+        &[
+            "get",
+            "krakehooks",
+            "--output=jsonpath={range .items[*]}{.metadata.name}{\"\\t\"}{.status}{\"\\n\"}{end}",
+        ],
     ];
     for look in looks {
         let seen = stage.try_kubectl(look).await;

@@ -87,7 +87,9 @@ pub fn main(stories: Vec<Story>) -> ExitCode {
     let wanted = |story: &&Story| words.is_empty() || words.iter().any(|w| story.name.contains(w));
     let stories: Vec<Story> = stories.iter().filter(wanted).copied().collect();
     if std::env::args().any(|word| word == "--list") {
-        stories.iter().for_each(|story| println!("{}", title(story)));
+        stories
+            .iter()
+            .for_each(|story| println!("{}", title(story)));
         return ExitCode::SUCCESS;
     }
     std::panic::set_hook(Box::new(|panic| {
@@ -110,14 +112,23 @@ fn play_all(stories: &[Story]) -> Result<bool, String> {
     let nodes = block_on(shared.nodes())?.map_err(no_cluster)?;
     if nodes == 0 {
         for story in stories {
-            println!("skipped: {}: this cluster has no node for pods", title(story));
+            println!(
+                "skipped: {}: this cluster has no node for pods",
+                title(story)
+            );
         }
         return Ok(true);
     }
     block_on(prepare(&shared))??;
 
     let run = format!("{:08x}", rand::random::<u32>());
-    let of = |lane| stories.iter().filter(|story| story.lane == lane).copied().collect();
+    let of = |lane| {
+        stories
+            .iter()
+            .filter(|story| story.lane == lane)
+            .copied()
+            .collect()
+    };
     let (together, alone, last): (VecDeque<_>, VecDeque<_>, VecDeque<_>) =
         (of(Lane::Together), of(Lane::Alone), of(Lane::Last));
     let ended = Mutex::new(Vec::new());
@@ -142,7 +153,10 @@ fn play_all(stories: &[Story]) -> Result<bool, String> {
     for story in last {
         note(&ended, play(&shared, &run, story));
     }
-    Ok(summary(&ended.into_inner().expect("no story panics here"), begin))
+    Ok(summary(
+        &ended.into_inner().expect("no story panics here"),
+        begin,
+    ))
 }
 
 async fn prepare(cluster: &Cluster) -> Result<(), String> {
@@ -218,7 +232,8 @@ fn play(cluster: &Arc<Cluster>, run: &str, story: Story) -> (Ended, Duration) {
             Ok(stage) => stage,
             Err(complaint) => return Verdict::Broken(complaint),
         };
-        let played = futures::FutureExt::catch_unwind(AssertUnwindSafe((story.play)(stage.clone())));
+        let played =
+            futures::FutureExt::catch_unwind(AssertUnwindSafe((story.play)(stage.clone())));
         let verdict = match played.await {
             Ok(()) => Verdict::Kept,
             Err(panic) => match panic.downcast::<Skipped>() {

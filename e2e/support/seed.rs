@@ -4,8 +4,7 @@
 use krake_hooks::api::HookKind;
 
 /// `curl`, if TLS is not enabled.
-pub const CURL: &str =
-    r#"curl -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" $KRAKE_COMPLETE_URL"#;
+pub const CURL: &str = r#"curl -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" $KRAKE_COMPLETE_URL"#;
 
 /// `curl`, if TLS is enabled.
 pub const CURL_TLS: &str = r#"curl -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" $KRAKE_COMPLETE_URL \

@@ -14,11 +14,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use krake_hooks::api::HookGuard;
 use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::krake_hook::KrakeHook;
 use krake_hooks::api::names;
 use krake_hooks::api::status::{KrakeHookStatus, Outcome, Phase};
-use krake_hooks::api::HookGuard;
 
 use super::app::App;
 use super::cluster::Cluster;
@@ -56,7 +56,11 @@ impl Stage {
         let client = cluster.client().await?;
         let words: Vec<&str> = story.split(['_', ':']).filter(|w| w.len() > 3).collect();
         let short = words.join("-").chars().take(30).collect::<String>();
-        let namespace = format!("e2e-{}-{:06x}", short.trim_matches('-'), rand::random::<u32>() >> 8);
+        let namespace = format!(
+            "e2e-{}-{:06x}",
+            short.trim_matches('-'),
+            rand::random::<u32>() >> 8
+        );
         let object = json!({"metadata": {
             "name": namespace,
             "labels": {RUN_LABEL: run, "pod-security.kubernetes.io/enforce": "baseline"},
@@ -149,6 +153,57 @@ impl Stage {
         self.armed("app").await
     }
 
+    /// A pod that belongs to nobody and has what the hook's pods have; it outlives them. It speaks
+    /// with the uid of a pod that is given.
+    pub async fn bystander(&self, hook: &KrakeHook, speaks_for: &str) -> App {
+        let uid = hook.uid().expect("a hook that was created");
+        let objects = names::of_hook(&hook.name_any(), &uid);
+        let volume = json!({"name": "credentials", "projected": {"sources": [
+            {"secret": {"name": names::tls_secret(&hook.name_any(), &uid)}},
+            {"configMap": {"name": objects, "items": [
+                {"key": names::CA_BUNDLE, "path": names::CA_BUNDLE},
+            ]}},
+        ]}});
+        let mut environment = vec![json!({
+            "name": "KRAKE_TOKEN",
+            "valueFrom": {"secretKeyRef": {"name": objects, "key": names::TOKEN}},
+        })];
+        for (enabled, url, key) in [
+            (
+                hook.spec.complete.is_some(),
+                "KRAKE_COMPLETE",
+                names::COMPLETE_URL_KEY,
+            ),
+            (
+                hook.spec.shutdown.is_some(),
+                "KRAKE_SHUTDOWN",
+                names::SHUTDOWN_URL_KEY,
+            ),
+        ] {
+            if enabled {
+                environment.push(json!({
+                    "name": format!("{url}_ENDPOINT"),
+                    "valueFrom": {"configMapKeyRef": {"name": objects, "key": key}},
+                }));
+                environment.push(json!({
+                    "name": format!("{url}_URL"),
+                    "value": format!("$({url}_ENDPOINT)/{speaks_for}"),
+                }));
+            }
+        }
+        let _: Pod = self
+            .create(manifests::bystander(volume, environment.into()))
+            .await;
+        let pods: Api<Pod> = self.all();
+        until("the bystander is ready", SOON, async || {
+            match pods.get("bystander").await {
+                Ok(pod) if is_ready(&pod) => Ok(App::of(&pod, self.client.clone())),
+                other => Err(format!("{:?}", other.map(|pod| pod.status))),
+            }
+        })
+        .await
+    }
+
     /// Waits until the hook of that name, whose workload has the same name, is armed.
     pub async fn armed(&self, name: &str) -> Armed {
         let hook = self.await_condition(name, ConditionType::Armed).await;
@@ -170,16 +225,20 @@ impl Stage {
     pub async fn app(&self, deployment: &str) -> App {
         let selector = ListParams::default().labels(&format!("app={deployment}"));
         let pods: Api<Pod> = self.all();
-        until(format!("one injected pod of {deployment}"), SOON, async || {
-            let all = pods.list(&selector).await.map_err(|e| e.to_string())?.items;
-            let injected = |pod: &&Pod| pod.annotations().contains_key(names::STAMP_ANNOTATION);
-            match all.as_slice() {
-                [pod] if injected(&pod) && is_ready(pod) => {
-                    Ok(App::of(pod, self.client.clone()))
+        until(
+            format!("one injected pod of {deployment}"),
+            SOON,
+            async || {
+                let all = pods.list(&selector).await.map_err(|e| e.to_string())?.items;
+                let injected = |pod: &&Pod| pod.annotations().contains_key(names::STAMP_ANNOTATION);
+                match all.as_slice() {
+                    [pod] if injected(&pod) && is_ready(pod) => {
+                        Ok(App::of(pod, self.client.clone()))
+                    }
+                    pods => Err(describe(pods)),
                 }
-                pods => Err(describe(pods)),
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -231,11 +290,17 @@ impl Stage {
     /// Waits until the hook's work has ended; panics if it ended in another way than this.
     pub async fn ended(&self, name: &str, outcome: Outcome) -> KrakeHook {
         let hook = self
-            .await_hook(name, "an entry in its history", SOON, |status| {
-                !status.history.is_empty()
+            .await_hook(name, "an end in its history", SOON, |status| {
+                let newest = status.history.first();
+                newest.is_some_and(|entry| entry.outcome != Outcome::Retained)
             })
             .await;
-        assert_eq!(status(&hook).history[0].outcome, outcome, "{:#?}", hook.status);
+        assert_eq!(
+            status(&hook).history[0].outcome,
+            outcome,
+            "{:#?}",
+            hook.status
+        );
         hook
     }
 
@@ -268,13 +333,15 @@ impl Stage {
             + Debug,
     {
         let api: Api<K> = self.all();
-        until(format!("{} {name} gone", K::kind(&())), SOON, async || {
-            match api.get_opt(name).await {
+        until(
+            format!("{} {name} gone", K::kind(&())),
+            SOON,
+            async || match api.get_opt(name).await {
                 Ok(None) => Ok(()),
                 Ok(Some(there)) => Err(serde_json::to_string(there.meta()).unwrap()),
                 Err(error) => Err(error.to_string()),
-            }
-        })
+            },
+        )
         .await;
     }
 
@@ -282,20 +349,27 @@ impl Stage {
     /// has let go of every ReplicaSet. Without the guard it would have deleted them here.
     pub async fn garbage_collector_has_passed(&self, deployment_uid: &str) {
         let sets: Api<ReplicaSet> = self.all();
-        until("ReplicaSets let go by the garbage collector", SOON, async || {
-            let all = sets.list(&ListParams::default()).await;
-            let all = all.map_err(|e| e.to_string())?.items;
-            let held = |set: &ReplicaSet| {
-                set.owner_references()
-                    .iter()
-                    .any(|owner| owner.uid == deployment_uid)
-            };
-            assert!(!all.is_empty(), "the garbage collector took the ReplicaSets");
-            match all.iter().find(|set| held(set)) {
-                None => Ok(()),
-                Some(set) => Err(serde_json::to_string(&set.metadata).unwrap()),
-            }
-        })
+        until(
+            "ReplicaSets let go by the garbage collector",
+            SOON,
+            async || {
+                let all = sets.list(&ListParams::default()).await;
+                let all = all.map_err(|e| e.to_string())?.items;
+                let held = |set: &ReplicaSet| {
+                    set.owner_references()
+                        .iter()
+                        .any(|owner| owner.uid == deployment_uid)
+                };
+                assert!(
+                    !all.is_empty(),
+                    "the garbage collector took the ReplicaSets"
+                );
+                match all.iter().find(|set| held(set)) {
+                    None => Ok(()),
+                    Some(set) => Err(serde_json::to_string(&set.metadata).unwrap()),
+                }
+            },
+        )
         .await;
     }
 

@@ -19,10 +19,7 @@ pub async fn until<T, E: Display>(
         match look().await {
             Ok(found) => return found,
             Err(seen) if begin.elapsed() > most => {
-                panic!(
-                    "waited {} s for: {what}\nlast seen: {seen}",
-                    most.as_secs()
-                )
+                panic!("waited {} s for: {what}\nlast seen: {seen}", most.as_secs())
             }
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
