@@ -1,27 +1,44 @@
 //! The promises, each as a story with real pods on a real cluster: `cargo test --test e2e`.
 //!
 //! A story is a function that gets a namespace of its own ([`support::stage::Stage`]) and panics
-//! when a promise is broken. Nothing in it waits for time to pass: it waits for what it expects,
+//! when a promise is broken. It does not wait for time to pass: it waits for what it expects,
 //! watches what must not happen, and makes the app act when it is ready to look.
 
 mod acknowledge;
 mod complete;
+mod crash;
 mod deadline;
+mod injection;
+mod namespace;
+mod orphan;
+mod rebirth;
+mod refusals;
+mod release_all;
+mod rights;
 mod shutdown;
 mod support;
 mod sweep;
+mod without_tls;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    support::runner::main(
-        [
-            shutdown::stories(),
-            complete::stories(),
-            deadline::stories(),
-            sweep::stories(),
-            acknowledge::stories(),
-        ]
-        .concat(),
-    )
+    // In reading order, but for what takes longest: that begins first.
+    let stories = [
+        injection::stories(),
+        rebirth::stories(),
+        complete::stories(),
+        shutdown::stories(),
+        deadline::stories(),
+        sweep::stories(),
+        acknowledge::stories(),
+        orphan::stories(),
+        namespace::stories(),
+        refusals::stories(),
+        rights::stories(),
+        without_tls::stories(),
+        crash::stories(),
+        release_all::stories(),
+    ];
+    support::runner::main(stories.concat())
 }
