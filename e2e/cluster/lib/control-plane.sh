@@ -2,7 +2,10 @@
 # how one knows that it is ready. They run in the machine's own network.
 # shellcheck shell=bash
 
-kubectl_here() { "$BIN/kubectl" --kubeconfig "$KUBECONFIG_FILE" --request-timeout=10s "$@"; }
+# Its own cache directory, or it would leave one behind in the home directory.
+kubectl_here() {
+	"$BIN/kubectl" --kubeconfig "$KUBECONFIG_FILE" --cache-dir "$STATE/kubectl" --request-timeout=10s "$@"
+}
 
 # etcd asks for a client certificate: whoever can write to it owns the cluster,
 # and with it this machine. It keeps its fsync, since tests kill it and then

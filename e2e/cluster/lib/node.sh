@@ -45,7 +45,20 @@ start_kubelet() {
 		--hostname-override "$NODE_NAME" \
 		--node-ip "$NODE_ADDRESS"
 }
-ready_kubelet() { in_node bash -c "$(declare -f http_ok); http_ok 127.0.0.1 10248 /healthz"; }
+ready_kubelet() {
+	in_node bash -c "$(declare -f http_ok); http_ok 127.0.0.1 10248 /healthz" || return 1
+	# It may be started while there is nobody to ask.
+	! runs kube-apiserver || kubelet_knows_its_pods
+}
+
+# A kubelet that was started again is healthy before it has read what it is to
+# run, and until then says of a running pod that there is no such pod.
+kubelet_knows_its_pods() {
+	local bound known
+	bound=$(kubectl_here get pods --all-namespaces --field-selector "spec.nodeName=$NODE_NAME" --output name | wc -l) || return 1
+	known=$(kubectl_here get --raw "/api/v1/nodes/$NODE_NAME/proxy/pods" | { grep -o '{"metadata":{"name":' || true; } | wc -l) || return 1
+	((known >= bound))
+}
 
 # The conntrack settings are the machine's, not the namespace's: left alone.
 start_kube_proxy() {
@@ -66,21 +79,37 @@ start_coredns() {
 	write_corefile
 	launch coredns nsenter --net="$NETNS" "$BIN/coredns" -conf "$STATE/Corefile"
 }
-ready_coredns() { http_ok "$NODE_ADDRESS" 8181 /ready; }
+# Asked as a pod asks, through the Service: this proves kube-proxy's rules and
+# CoreDNS's view of the API too. The query is
+# A kube-dns.kube-system.svc.cluster.local; no length in it may be 10, a newline,
+# at which bash would send a first half.
+ready_coredns() {
+	local reply
+	# shellcheck disable=SC2016 # the inner bash expands its own arguments
+	reply=$(timeout 2 bash -c '
+		exec 3<>"/dev/udp/$0/53"
+		printf "kr\1\0\0\1\0\0\0\0\0\0\10kube-dns\13kube-system\3svc\7cluster\5local\0\0\1\0\1" >&3
+		head -c 12 <&3 | od -An -tx1' "$DNS_SERVICE_ADDRESS") || return 1
+	# "kr", a recursive answer, rcode 0 (the second digit of the fourth byte), one question, one answer.
+	[[ $reply == ' 6b 72 '??' '?'0 00 01 00 01 '* ]]
+}
 
-# Names outside of the cluster do not exist: a look-up fails at once, where a
-# server of the machine's that is out of reach would make every client wait.
+# Two blocks, since in one `template` would answer before `kubernetes`. Names
+# outside of the cluster do not exist: a look-up fails at once, where a server
+# of the machine's that is out of reach would make every client wait.
 write_corefile() {
 	cat >"$STATE/Corefile" <<-EOF
-		.:53 {
+		cluster.local:53 in-addr.arpa:53 {
 		  bind $NODE_ADDRESS
 		  errors
-		  ready $NODE_ADDRESS:8181
 		  kubernetes cluster.local in-addr.arpa {
 		    kubeconfig $PKI/coredns.kubeconfig
 		    pods insecure
 		    ttl 5
 		  }
+		}
+		.:53 {
+		  bind $NODE_ADDRESS
 		  template ANY ANY {
 		    rcode NXDOMAIN
 		  }

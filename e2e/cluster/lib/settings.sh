@@ -79,7 +79,10 @@ hold() {
 	while :; do
 		mkdir -p "$1"
 		eval "exec $2<\"\$1\""
-		flock "$2"
+		flock -n "$2" || {
+			say "waiting for another command on $1"
+			flock "$2"
+		}
 		[[ $1 -ef /proc/self/fd/$2 ]] && return
 	done
 }

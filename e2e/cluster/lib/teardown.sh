@@ -74,9 +74,15 @@ remove_mounts() {
 	done
 }
 
+# The CNI library notes each pod's networks under the pod's id; only the note of
+# ours carries our name.
 remove_host_files() {
-	local link
-	rm -f /var/lib/cni/results/"$CGROUP"-*
+	local note link id
+	for note in /var/lib/cni/results/"$CGROUP"-*; do
+		[[ -e $note ]] || continue
+		id=${note##*/"$CGROUP"-}
+		rm -f "$note" "/var/lib/cni/results/cni-loopback-${id%-eth0}-lo"
+	done
 	for link in /var/log/containers/*; do
 		[[ $(readlink "$link" || true) != "$STATE"/* ]] || rm -f "$link"
 	done

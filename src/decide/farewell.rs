@@ -1,0 +1,111 @@
+//! What is left to do for a hook that is gone: its guard stays until nothing needs it.
+//!
+//! A hook that is deleted ejects its workload by itself before it goes. This is for what remains:
+//! guards on ReplicaSets, the canary, Secrets that running pods still mount; and for the hook whose
+//! finalizer somebody took off by hand, the workload itself.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::hook::{is_left_alone, named, uid_of};
+use super::inject;
+use super::seen::{Decision, Effect, Next, controller_of, has_finalizer, is_owned_by};
+use crate::api::{HookGuard, names};
+
+/// How often pods are looked for that still need the Secrets.
+const PAUSE: SignedDuration = SignedDuration::from_secs(10);
+
+/// A guard whose hook is gone, and what there still is of it.
+#[derive(Clone, Debug)]
+pub struct Remains {
+    /// The guard.
+    pub guard: HookGuard,
+    /// The workload, unless a living hook has it now; read live.
+    pub workload: Option<Deployment>,
+    /// ReplicaSets with the label of a hook of that name; read live.
+    pub replica_sets: Vec<ObjectMeta>,
+    /// Pods with the label of a hook of that name; read live.
+    pub pods: Vec<Pod>,
+    /// Canaries of the hook; read live.
+    pub canaries: Vec<ConfigMap>,
+}
+
+/// What is to be done about them.
+pub fn decide(remains: &Remains, now: Timestamp) -> Decision {
+    let guard = &remains.guard;
+    let hook_uid = guard.spec.hook.uid.as_str();
+    let guard_uid = uid_of(&guard.metadata);
+    let mut effects = Vec::new();
+    let touched = remains
+        .workload
+        .as_ref()
+        .filter(|workload| inject::is_touched(workload));
+    let live = touched.filter(|w| w.metadata.deletion_timestamp.is_none());
+    let leaving = touched.filter(|w| w.metadata.deletion_timestamp.is_some());
+    if let Some(workload) = live {
+        effects.push(Effect::ApplyInjection(inject::ejection(workload, false)));
+    }
+    let guarded: Vec<_> = remains
+        .replica_sets
+        .iter()
+        .filter(|set| is_owned_by(set, &guard_uid))
+        .collect();
+    let orphaned = remains.canaries.iter().any(|c| is_left_alone(&c.metadata))
+        || leaving.is_some_and(|w| has_finalizer(&w.metadata, names::ORPHAN_FINALIZER));
+    let present = remains.workload.as_ref().map(|w| uid_of(&w.metadata));
+    for set in guarded
+        .iter()
+        .filter(|set| set.deletion_timestamp.is_none())
+    {
+        let controller = controller_of(set).map(|owner| owner.uid.clone());
+        // Kept by the guard alone, or owned by a workload that is itself on its way out: its
+        // removal goes on. Whatever else it is, it lives on without us.
+        let kept = controller.is_none() || (leaving.is_some() && controller == present);
+        if kept && !orphaned {
+            effects.push(Effect::DeleteReplicaSet {
+                replica_set: named(set),
+                resource_version: set.resource_version.clone().unwrap_or_default(),
+                foreground: false,
+            });
+        } else {
+            effects.push(Effect::Unguard(named(set)));
+        }
+    }
+    if let Some(workload) =
+        leaving.filter(|w| has_finalizer(&w.metadata, names::SHUTDOWN_FINALIZER))
+    {
+        effects.push(Effect::ReleaseWorkload {
+            uid: uid_of(&workload.metadata),
+        });
+    }
+    if guarded.is_empty() {
+        for canary in &remains.canaries {
+            effects.push(Effect::RemoveCanary {
+                name: canary.metadata.name.clone().unwrap_or_default(),
+            });
+        }
+    }
+    let needed = remains.pods.iter().any(|pod| {
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        !matches!(phase, Some("Succeeded" | "Failed"))
+            && inject::carries_stamp_of(&pod.metadata, hook_uid)
+    });
+    if !effects.is_empty() {
+        return Decision {
+            effects,
+            next: Next::AwaitChange,
+        };
+    }
+    if needed || !guarded.is_empty() {
+        return Decision {
+            effects,
+            next: Next::At(now + PAUSE),
+        };
+    }
+    Decision {
+        effects: vec![Effect::DeleteGuard],
+        next: Next::AwaitChange,
+    }
+}

@@ -1,0 +1,410 @@
+//! The whole decision about one hook and its workload, in reading order.
+//!
+//! Read [`decide`] first; [`super::presence`] and [`super::removal`] are its two long branches.
+//! Everything that must outlive a crash goes into the status, and the status stands before every
+//! effect that depends on it having been written.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
+
+use super::inject;
+use super::pods::guard_uid;
+use super::seen::{
+    Decision, Effect, Named, Next, Notice, Seen, Settings, annotation, controller_of,
+    has_finalizer, is_owned_by,
+};
+use crate::api::condition::{self, ConditionType, Finding, Reason};
+use crate::api::status::{
+    HistoryEntry, ObservedWorkload, Outcome, Phase, RequestState, ShutdownRequest,
+};
+use crate::api::{HookKind, KrakeHookStatus, names};
+
+/// Newest outcomes that are kept.
+const HISTORY: usize = 10;
+
+/// What is to be done about a hook and its workload.
+pub fn decide(seen: &Seen, settings: &Settings, now: Timestamp) -> Decision {
+    let meta = &seen.hook.metadata;
+    let deleting = meta.deletion_timestamp.is_some();
+    match (deleting, has_finalizer(meta, names::HOOK_FINALIZER)) {
+        // Everything else waits: what is provided for a hook must be taken back when it goes.
+        (false, false) => return only(Effect::AddHookFinalizer),
+        (true, false) => return Decision::nothing(),
+        (_, true) => {}
+    }
+    let mut plan = Plan::new(seen, settings, now);
+    if let Some(rival) = &seen.rival {
+        plan.stand_back(rival);
+    } else if let Some(workload) = &seen.workload {
+        plan.meet(workload);
+        if workload.metadata.deletion_timestamp.is_some() {
+            plan.removal(workload);
+        } else {
+            plan.presence(workload);
+        }
+    } else {
+        plan.absence();
+    }
+    plan.finish()
+}
+
+fn only(effect: Effect) -> Decision {
+    Decision {
+        effects: vec![effect],
+        next: Next::AwaitChange,
+    }
+}
+
+/// A decision in the making.
+pub(super) struct Plan<'a> {
+    pub seen: &'a Seen,
+    pub settings: &'a Settings,
+    pub now: Timestamp,
+    /// The status as it is to be.
+    pub status: KrakeHookStatus,
+    /// What makes facts that the rest depends on; while there is any, there is nothing else.
+    pub first: Vec<Effect>,
+    /// What people are told once the status says it.
+    pub notices: Vec<Effect>,
+    /// What may be done once the status is written.
+    pub then: Vec<Effect>,
+    pub findings: BTreeMap<ConditionType, Finding>,
+    /// Conditions that stay as they were.
+    pub kept: Vec<Condition>,
+    pub next: Next,
+}
+
+impl<'a> Plan<'a> {
+    fn new(seen: &'a Seen, settings: &'a Settings, now: Timestamp) -> Self {
+        let mut status = seen.status();
+        if let Some(token) = &seen.token {
+            status.token = Some(token.clone());
+        }
+        Self {
+            seen,
+            settings,
+            now,
+            status,
+            first: Vec::new(),
+            notices: Vec::new(),
+            then: Vec::new(),
+            findings: BTreeMap::new(),
+            kept: Vec::new(),
+            next: Next::AwaitChange,
+        }
+    }
+
+    /// An older hook has this workload: say so and touch nothing.
+    fn stand_back(&mut self, rival: &str) {
+        let spec = &self.seen.hook.spec;
+        self.status.phase = Some(Phase::Pending);
+        self.find(Finding::no(
+            ConditionType::Ready,
+            Reason::WorkloadTaken,
+            format!(
+                "{} {} already has the hook {rival}, which is older; one workload has one hook. Delete one of them",
+                spec.workload.kind, spec.workload.name
+            ),
+        ));
+        if self.hook_deleting() {
+            self.then.push(Effect::RemoveHookFinalizer);
+        }
+    }
+
+    /// A workload of a new uid starts anew: requests and completions of the old one are not its own.
+    fn meet(&mut self, workload: &Deployment) {
+        let uid = uid_of(&workload.metadata);
+        if self.status.workload.as_ref().is_some_and(|w| w.uid == uid) {
+            if let Some(old) = condition::find(&self.status.conditions, ConditionType::Completed)
+                && old.status == "True"
+                && self.status.completion.is_none()
+            {
+                self.find(Finding::yes(
+                    ConditionType::Completed,
+                    Reason::Complete,
+                    old.message.clone(),
+                ));
+            }
+            return;
+        }
+        if let Some(done) = &self.status.completion
+            && done.template_hash == self.plain_template_hash(workload)
+        {
+            let created = workload.metadata.creation_timestamp.as_ref();
+            self.find(Finding::yes(
+                ConditionType::Completed,
+                Reason::Complete,
+                format!(
+                    "this work ran to completion at {}; the workload was created again{} and runs like any other",
+                    done.at.0,
+                    created.map(|at| format!(" at {}", at.0)).unwrap_or_default()
+                ),
+            ));
+        }
+        self.status.workload = Some(ObservedWorkload { uid });
+        self.status.request = None;
+        self.status.completion = None;
+        self.status.deletion = None;
+        self.status.call_out = None;
+    }
+
+    /// The workload is not there (yet, or any more).
+    fn absence(&mut self) {
+        let spec = &self.seen.hook.spec;
+        self.settle_strays(None);
+        if let Some(request) = &mut self.status.request
+            && request.state == RequestState::Open
+        {
+            let message = "the workload went without waiting: somebody took its finalizer off";
+            close(request, Outcome::Skipped, message);
+            let entry = self.entry(Outcome::Skipped, message);
+            self.remember(entry);
+        }
+        let completed = self.status.completion.as_ref().map(|done| done.at.0);
+        let (reason, message) = match completed {
+            Some(at) => {
+                self.status.phase = Some(Phase::Completed);
+                let message = format!("{} ran to completion at {at}", spec.workload.name);
+                self.find(Finding::yes(
+                    ConditionType::Completed,
+                    Reason::Complete,
+                    message.clone(),
+                ));
+                (Reason::Complete, message)
+            }
+            None if self.status.request.is_some() => {
+                self.status.phase = Some(Phase::Released);
+                (
+                    Reason::Released,
+                    format!("{} is gone; its removal was let go on", spec.workload.name),
+                )
+            }
+            None => {
+                self.status.phase = Some(Phase::Pending);
+                (
+                    Reason::WorkloadNotFound,
+                    format!(
+                        "{} {} does not exist in namespace {}; the hook waits for it",
+                        spec.workload.kind,
+                        spec.workload.name,
+                        self.seen.namespace()
+                    ),
+                )
+            }
+        };
+        self.find(Finding::no(ConditionType::Ready, reason, message.clone()));
+        self.find(Finding::no(
+            ConditionType::Injected,
+            reason,
+            message.clone(),
+        ));
+        if spec.enables(HookKind::Shutdown) {
+            self.find(Finding::no(ConditionType::Armed, reason, message));
+        }
+        self.find(Finding::no(
+            ConditionType::Blocking,
+            Reason::NothingHeld,
+            "no removal is waiting",
+        ));
+        if self.hook_deleting() && self.then.is_empty() {
+            self.then.push(Effect::RemoveHookFinalizer);
+        }
+    }
+
+    /// Guarded ReplicaSets of a workload that is gone, and its canary: never left for ever.
+    ///
+    /// If the deletion left its dependents alone, the canary stands there without owner: then the
+    /// pods live on, and only the guard goes. Anything else was a removal, and goes on.
+    pub fn settle_strays(&mut self, present: Option<&str>) {
+        let Some(guard) = guard_uid(self.seen) else {
+            return;
+        };
+        let gone = |uid: &str| present != Some(uid);
+        let canaries: Vec<_> = self
+            .seen
+            .canaries
+            .iter()
+            .filter(|canary| {
+                present.is_none_or(|uid| {
+                    canary.metadata.name.as_deref()
+                        != Some(&names::canary(self.seen.hook_name(), uid))
+                })
+            })
+            .collect();
+        let orphaned = canaries.iter().any(|c| is_left_alone(&c.metadata))
+            || (present.is_none()
+                && self.status.deletion == Some(crate::api::status::Deletion::Orphan));
+        let last_uid = self
+            .seen
+            .hook
+            .status
+            .as_ref()
+            .and_then(|s| s.workload.as_ref());
+        let mut settled = true;
+        for set in &self.seen.replica_sets {
+            if !is_owned_by(set, guard) || set.deletion_timestamp.is_some() {
+                continue;
+            }
+            let controller = controller_of(set).map(|owner| owner.uid.as_str());
+            if controller.is_some_and(|uid| !gone(uid)) {
+                continue;
+            }
+            settled = false;
+            let adopted = controller.is_some_and(|uid| last_uid.is_none_or(|w| w.uid != uid));
+            if adopted || orphaned {
+                self.then.push(Effect::Unguard(named(set)));
+            } else {
+                self.then.push(Effect::DeleteReplicaSet {
+                    replica_set: named(set),
+                    resource_version: set.resource_version.clone().unwrap_or_default(),
+                    foreground: false,
+                });
+            }
+        }
+        if settled {
+            for canary in canaries {
+                self.then.push(Effect::RemoveCanary {
+                    name: canary.metadata.name.clone().unwrap_or_default(),
+                });
+            }
+        }
+    }
+
+    fn finish(mut self) -> Decision {
+        if !self.first.is_empty() {
+            return Decision {
+                effects: self.first,
+                next: Next::AwaitChange,
+            };
+        }
+        let generation = self.seen.hook.metadata.generation;
+        self.status.observed_generation = generation;
+        let findings: Vec<_> = self.findings.into_values().collect();
+        self.status.conditions =
+            condition::conditions(&findings, &self.status.conditions, generation, self.now);
+        self.status.conditions.extend(self.kept);
+        self.status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        let mut effects = Vec::new();
+        if self.seen.hook.status.as_ref() != Some(&self.status) {
+            effects.push(Effect::WriteStatus(Box::new(self.status)));
+            effects.extend(self.notices);
+        }
+        effects.extend(self.then);
+        Decision {
+            effects,
+            next: self.next,
+        }
+    }
+
+    pub fn hook_deleting(&self) -> bool {
+        self.seen.hook.metadata.deletion_timestamp.is_some()
+    }
+
+    pub fn find(&mut self, finding: Finding) {
+        self.findings.insert(finding.kind, finding);
+    }
+
+    pub fn notice(&mut self, warning: bool, reason: &'static str, note: impl Into<String>) {
+        self.notices.push(Effect::Event(Notice {
+            warning,
+            reason,
+            note: note.into(),
+            on_workload: true,
+        }));
+    }
+
+    pub fn look_again_at(&mut self, at: Timestamp) {
+        self.next = self.next.earliest(Next::At(at));
+    }
+
+    pub fn entry(&self, outcome: Outcome, message: &str) -> HistoryEntry {
+        let request = self.status.request.as_ref();
+        HistoryEntry {
+            outcome,
+            trigger: request.map(|r| r.trigger),
+            request: request.map(|r| r.id.clone()),
+            at: whole(self.now),
+            message: message.to_owned(),
+        }
+    }
+
+    pub fn remember(&mut self, entry: HistoryEntry) {
+        self.status.history.insert(0, entry);
+        self.status.history.truncate(HISTORY);
+    }
+
+    pub fn plain_template_hash(&self, workload: &Deployment) -> String {
+        inject::template_hash(workload, self.injection(workload).ok().as_ref())
+    }
+
+    pub fn injection(&self, workload: &Deployment) -> Result<inject::Injection, inject::Conflict> {
+        let identity = inject::HookIdentity {
+            name: self.seen.hook_name(),
+            uid: self.seen.hook_uid(),
+        };
+        inject::injection(identity, &self.seen.hook.spec, self.settings, workload)
+    }
+
+    /// The reason a person gives, on hook or workload, for letting the removal go on at once.
+    pub fn skip(&self, workload: &Deployment) -> Option<String> {
+        [&self.seen.hook.metadata, &workload.metadata]
+            .iter()
+            .find_map(|meta| annotation(meta, names::SKIP_ANNOTATION))
+            .map(ToOwned::to_owned)
+    }
+
+    /// Whether hook or workload says that the hook is to keep out.
+    pub fn disabled(&self, workload: &Deployment) -> bool {
+        [&self.seen.hook.metadata, &workload.metadata]
+            .iter()
+            .any(|meta| annotation(meta, names::HOOK_ANNOTATION) == Some(names::DISABLED))
+    }
+}
+
+impl Decision {
+    /// Nothing to do until something changes.
+    pub fn nothing() -> Self {
+        Self {
+            effects: Vec::new(),
+            next: Next::AwaitChange,
+        }
+    }
+}
+
+/// Closes a request; its deadline is of no interest any more.
+pub(super) fn close(request: &mut ShutdownRequest, outcome: Outcome, message: &str) {
+    request.state = RequestState::Closed;
+    request.outcome = Some(outcome);
+    request.message = Some(message.to_owned());
+    request.deadline = None;
+}
+
+/// Whether what became of a canary tells that dependents are left alone.
+pub(super) fn is_left_alone(canary: &ObjectMeta) -> bool {
+    canary.deletion_timestamp.is_none() && canary.owner_references.iter().flatten().count() == 0
+}
+
+pub(super) fn named(meta: &ObjectMeta) -> Named {
+    Named {
+        name: meta.name.clone().unwrap_or_default(),
+        uid: uid_of(meta),
+    }
+}
+
+pub(super) fn uid_of(meta: &ObjectMeta) -> String {
+    meta.uid.clone().unwrap_or_default()
+}
+
+/// The next whole second: what is stored is never shorter than what was meant.
+pub(super) fn whole(at: Timestamp) -> Time {
+    let rest = at.subsec_nanosecond();
+    let floor = at - SignedDuration::from_nanos(i64::from(rest));
+    Time(if rest > 0 {
+        floor + SignedDuration::from_secs(1)
+    } else {
+        floor
+    })
+}

@@ -1,0 +1,556 @@
+//! What goes into a pod template, and how it is taken out again.
+//!
+//! The change is one server-side apply of hand-shaped JSON by a field manager of our own, so that
+//! exactly our entries are ours: the same payload again changes nothing, an empty payload leaves the
+//! template byte for byte as it was before. Typed objects are only read here: written, a typed
+//! `Deployment` would claim `selector: {}` too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Container, EnvVar, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::seen::{Settings, annotation, has_finalizer};
+use crate::api::condition::Reason;
+use crate::api::krake_hook::EnvNames;
+use crate::api::{HookKind, KrakeHookSpec, names};
+
+/// Exactly our entries for one workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Injection {
+    /// Name of the hook; value of the label.
+    pub hook: String,
+    /// Annotation that tells current pods from others.
+    pub stamp: String,
+    /// Names of the app containers that get the entries.
+    pub containers: Vec<String>,
+    /// Names of the init containers that get them.
+    pub init_containers: Vec<String>,
+    /// Environment variables, in an order in which they expand.
+    pub env: Vec<Value>,
+    /// Mounts of the certificate; empty without TLS.
+    pub mounts: Vec<Value>,
+    /// Volume of the certificate; none without TLS.
+    pub volume: Option<Value>,
+}
+
+/// Why a template cannot be injected into; a person has to act.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conflict {
+    /// Reason of the condition.
+    pub reason: Reason,
+    /// Message of the condition.
+    pub message: String,
+}
+
+/// The identity of a hook that everything injected is named after.
+#[derive(Clone, Copy, Debug)]
+pub struct HookIdentity<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// Uid.
+    pub uid: &'a str,
+}
+
+/// First part of the stamps of a hook: tells its pods from those of another one of the same name.
+pub fn stamp_prefix(hook_uid: &str) -> String {
+    digest(&[hook_uid])
+}
+
+/// The injection for a workload, or why it cannot be.
+pub fn injection(
+    hook: HookIdentity<'_>,
+    spec: &KrakeHookSpec,
+    settings: &Settings,
+    workload: &Deployment,
+) -> Result<Injection, Conflict> {
+    let template = template_of(workload);
+    let pod = template.and_then(|t| t.spec.as_ref());
+    let app: &[Container] = pod.map_or(&[], |p| &p.containers);
+    let init: &[Container] = pod
+        .and_then(|p| p.init_containers.as_deref())
+        .unwrap_or_default();
+    let (containers, init_containers) = chosen(spec, app, init)?;
+    let object = names::of_hook(hook.name, hook.uid);
+    let env = env(spec, settings, &object);
+    let mounts: Vec<Value> = mount_paths(spec, settings)
+        .into_iter()
+        .map(|path| json!({"name": names::CERT_VOLUME, "mountPath": path, "readOnly": true}))
+        .collect();
+    let volume = settings.tls.then(|| volume(hook, &object));
+    let workload_uid = workload.metadata.uid.as_deref().unwrap_or_default();
+    let shape = json!([containers, init_containers, env, mounts]).to_string();
+    let tls = if settings.tls { "tls" } else { "plain" };
+    let injection = Injection {
+        hook: hook.name.to_owned(),
+        stamp: format!(
+            "{}-{}",
+            stamp_prefix(hook.uid),
+            digest(&[hook.uid, workload_uid, &settings.key_id, tls, &shape])
+        ),
+        containers,
+        init_containers,
+        env,
+        mounts,
+        volume,
+    };
+    injection.check(workload, app.iter().chain(init))?;
+    Ok(injection)
+}
+
+/// The server-side apply that takes all our entries out, with or without our finalizer left.
+pub fn ejection(workload: &Deployment, keep_finalizer: bool) -> Value {
+    let mut patch = identity(&workload.metadata);
+    if keep_finalizer {
+        patch["metadata"]["finalizers"] = json!([names::SHUTDOWN_FINALIZER]);
+    }
+    patch
+}
+
+/// Whether anything in the workload is there by our hand.
+pub fn is_touched(workload: &Deployment) -> bool {
+    has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER)
+        || our_fields(&workload.metadata).is_some()
+}
+
+/// Who else has written env of the workload's containers lately; for `InjectionContested`.
+pub fn last_other_manager(workload: &Deployment) -> Option<String> {
+    workload
+        .metadata
+        .managed_fields
+        .iter()
+        .flatten()
+        .filter(|entry| entry.subresource.as_deref().unwrap_or_default().is_empty())
+        .filter(|entry| entry.manager.as_deref() != Some(names::INJECT_MANAGER))
+        .max_by_key(|entry| entry.time.clone())
+        .and_then(|entry| entry.manager.clone())
+}
+
+/// Hash of the template without our entries: the same work created again has the same one.
+pub fn template_hash(workload: &Deployment, injection: Option<&Injection>) -> String {
+    let mut template = serde_json::to_value(template_of(workload)).unwrap_or_default();
+    if let Some(injection) = injection {
+        injection.strip(&mut template);
+    }
+    digest(&[&template.to_string()])
+}
+
+/// Whether a pod has what this injection gives.
+pub fn carries_stamp(meta: &ObjectMeta, stamp: &str) -> bool {
+    annotation(meta, names::STAMP_ANNOTATION) == Some(stamp)
+}
+
+/// Whether a pod has what some injection of this hook gave.
+pub fn carries_stamp_of(meta: &ObjectMeta, hook_uid: &str) -> bool {
+    annotation(meta, names::STAMP_ANNOTATION)
+        .and_then(|stamp| stamp.split_once('-'))
+        .is_some_and(|(prefix, _)| prefix == stamp_prefix(hook_uid))
+}
+
+impl Injection {
+    /// The server-side apply, with our finalizer or without.
+    pub fn patch(&self, workload: &Deployment, hold: bool) -> Value {
+        let container = |name: &String| {
+            let mut entry = json!({"name": name, "env": self.env});
+            if !self.mounts.is_empty() {
+                entry["volumeMounts"] = json!(self.mounts);
+            }
+            entry
+        };
+        let mut pod = json!({});
+        if !self.containers.is_empty() {
+            pod["containers"] = self.containers.iter().map(container).collect();
+        }
+        if !self.init_containers.is_empty() {
+            pod["initContainers"] = self.init_containers.iter().map(container).collect();
+        }
+        if let Some(volume) = &self.volume {
+            pod["volumes"] = json!([volume]);
+        }
+        let mut patch = ejection(workload, hold);
+        patch["spec"] = json!({"template": {
+            "metadata": {
+                "labels": {names::HOOK_LABEL: self.hook},
+                "annotations": {names::STAMP_ANNOTATION: self.stamp},
+            },
+            "spec": pod,
+        }});
+        patch
+    }
+
+    /// Whether the workload has all of it, and our finalizer exactly if a hold is wanted.
+    pub fn is_in_place(&self, workload: &Deployment, hold: bool) -> bool {
+        has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER) == hold
+            && self.is_in_template(workload)
+    }
+
+    /// Whether the template has all of it, and nothing of ours beside it.
+    pub fn is_in_template(&self, workload: &Deployment) -> bool {
+        let template = serde_json::to_value(template_of(workload)).unwrap_or_default();
+        let meta = &template["metadata"];
+        if meta["labels"][names::HOOK_LABEL] != json!(self.hook)
+            || meta["annotations"][names::STAMP_ANNOTATION] != json!(self.stamp)
+        {
+            return false;
+        }
+        let pod = &template["spec"];
+        let volumes = list(&pod["volumes"]);
+        if self
+            .volume
+            .as_ref()
+            .is_some_and(|volume| !volumes.iter().any(|v| covers(v, volume)))
+        {
+            return false;
+        }
+        let all_in = |list_of: &Value, names: &[String]| {
+            names.iter().all(|name| {
+                list(list_of).iter().any(|container| {
+                    container["name"] == json!(name)
+                        && has_all(&container["env"], &self.env)
+                        && has_all(&container["volumeMounts"], &self.mounts)
+                })
+            })
+        };
+        all_in(&pod["containers"], &self.containers)
+            && all_in(&pod["initContainers"], &self.init_containers)
+    }
+
+    /// Refuses to touch a template that has entries of the user's where ours would go.
+    fn check<'a>(
+        &self,
+        workload: &Deployment,
+        containers: impl Iterator<Item = &'a Container>,
+    ) -> Result<(), Conflict> {
+        let ours = Ours::of(&workload.metadata);
+        let name = workload.metadata.name.as_deref().unwrap_or_default();
+        for container in containers {
+            let chosen = self.containers.contains(&container.name)
+                || self.init_containers.contains(&container.name);
+            if !chosen {
+                continue;
+            }
+            let taken = container.env.iter().flatten().find(|entry| {
+                self.env.iter().any(|our| our["name"] == json!(entry.name))
+                    && !self.is_entry(entry)
+                    && !ours.has_env(&container.name, &entry.name)
+            });
+            if let Some(entry) = taken {
+                return Err(Conflict {
+                    reason: Reason::EnvConflict,
+                    message: format!(
+                        "Deployment {name}: container {} already sets {}; nothing was changed. Remove it there, or choose another name in the hook's spec.complete.env or spec.shutdown.env",
+                        container.name, entry.name
+                    ),
+                });
+            }
+            let mounted = container.volume_mounts.iter().flatten().find(|mount| {
+                mount.name != names::CERT_VOLUME
+                    && self
+                        .mounts
+                        .iter()
+                        .any(|our| our["mountPath"] == json!(mount.mount_path))
+            });
+            if let Some(mount) = mounted {
+                return Err(Conflict {
+                    reason: Reason::MountConflict,
+                    message: format!(
+                        "Deployment {name}: container {} already mounts volume {} at {}; nothing was changed. Choose another directory in the hook's certMountPath",
+                        container.name, mount.name, mount.mount_path
+                    ),
+                });
+            }
+        }
+        let volumes = template_of(workload)
+            .and_then(|t| t.spec.as_ref()?.volumes.as_ref())
+            .into_iter()
+            .flatten();
+        for volume in volumes.filter(|v| v.name == names::CERT_VOLUME) {
+            if self.volume.is_some() && volume.projected.is_none() {
+                return Err(Conflict {
+                    reason: Reason::MountConflict,
+                    message: format!(
+                        "Deployment {name}: a volume named {} exists already; nothing was changed. Rename it",
+                        names::CERT_VOLUME
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_entry(&self, entry: &EnvVar) -> bool {
+        serde_json::to_value(entry).is_ok_and(|entry| self.env.contains(&entry))
+    }
+
+    /// Takes our entries out of a template in JSON.
+    fn strip(&self, template: &mut Value) {
+        strip_map(template, &["metadata", "labels"], names::HOOK_LABEL);
+        strip_map(
+            template,
+            &["metadata", "annotations"],
+            names::STAMP_ANNOTATION,
+        );
+        let ours: BTreeSet<&str> = self.env.iter().filter_map(|e| e["name"].as_str()).collect();
+        let Some(pod) = template.get_mut("spec") else {
+            return;
+        };
+        strip_list(pod, "volumes", |v| v["name"] == json!(names::CERT_VOLUME));
+        for group in ["containers", "initContainers"] {
+            for container in pod
+                .get_mut(group)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .flatten()
+            {
+                strip_list(container, "env", |e| {
+                    e["name"].as_str().is_some_and(|n| ours.contains(n))
+                });
+                strip_list(container, "volumeMounts", |m| {
+                    m["name"] == json!(names::CERT_VOLUME)
+                });
+            }
+        }
+    }
+}
+
+/// What our field manager owns, read from the object's managed fields.
+struct Ours(Option<Value>);
+
+impl Ours {
+    fn of(meta: &ObjectMeta) -> Self {
+        Self(our_fields(meta))
+    }
+
+    fn has_env(&self, container: &str, name: &str) -> bool {
+        let Some(fields) = &self.0 else { return false };
+        let key = |name: &str| format!("k:{}", json!({ "name": name }));
+        ["f:containers", "f:initContainers"].iter().any(|group| {
+            !fields["f:spec"]["f:template"]["f:spec"][group][key(container)]["f:env"][key(name)]
+                .is_null()
+        })
+    }
+}
+
+fn our_fields(meta: &ObjectMeta) -> Option<Value> {
+    let entry = meta
+        .managed_fields
+        .iter()
+        .flatten()
+        .find(|entry| entry.manager.as_deref() == Some(names::INJECT_MANAGER))?;
+    let fields = entry.fields_v1.as_ref()?.0.clone();
+    (fields != json!({})).then_some(fields)
+}
+
+fn identity(meta: &ObjectMeta) -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+    })
+}
+
+fn chosen(
+    spec: &KrakeHookSpec,
+    app: &[Container],
+    init: &[Container],
+) -> Result<(Vec<String>, Vec<String>), Conflict> {
+    let all = |list: &[Container]| list.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
+    if spec.containers.is_empty() {
+        return Ok((all(app), Vec::new()));
+    }
+    let (app, init) = (all(app), all(init));
+    if let Some(missing) = spec
+        .containers
+        .iter()
+        .find(|name| !app.contains(name) && !init.contains(name))
+    {
+        return Err(Conflict {
+            reason: Reason::ContainerNotFound,
+            message: format!(
+                "Deployment {}: no container {missing}; it has {}. Correct the hook's spec.containers",
+                spec.workload.name,
+                [app, init].concat().join(", ")
+            ),
+        });
+    }
+    let only = |list: Vec<String>| {
+        list.into_iter()
+            .filter(|name| spec.containers.contains(name))
+            .collect()
+    };
+    Ok((only(app), only(init)))
+}
+
+/// Names of token and URL variable of one kind of hook, with the configuration's defaults.
+fn env_names(kind: HookKind, spec: &KrakeHookSpec, settings: &Settings) -> (String, String) {
+    let (set, token, url): (Option<&EnvNames>, _, _) = match kind {
+        HookKind::Complete => {
+            let env = &settings.hooks.complete.env;
+            let set = spec.complete.as_ref().and_then(|c| c.env.as_ref());
+            (set, &env.token, &env.url)
+        }
+        HookKind::Shutdown => {
+            let env = &settings.hooks.shutdown.env;
+            let set = spec.shutdown.as_ref().and_then(|s| s.env.as_ref());
+            (set, &env.token, &env.url)
+        }
+    };
+    let pick = |own: Option<&String>, default: &String| own.unwrap_or(default).clone();
+    (
+        pick(set.and_then(|e| e.token.as_ref()), token),
+        pick(set.and_then(|e| e.url.as_ref()), url),
+    )
+}
+
+fn kinds(spec: &KrakeHookSpec) -> impl Iterator<Item = HookKind> + '_ {
+    [HookKind::Complete, HookKind::Shutdown]
+        .into_iter()
+        .filter(|kind| spec.enables(*kind))
+}
+
+fn env(spec: &KrakeHookSpec, settings: &Settings, object: &str) -> Vec<Value> {
+    let mut tokens = BTreeSet::new();
+    let mut entries = Vec::new();
+    for kind in kinds(spec) {
+        let (token, _) = env_names(kind, spec, settings);
+        if tokens.insert(token.clone()) {
+            entries.push(json!({"name": token, "valueFrom": {
+                "secretKeyRef": {"name": object, "key": names::TOKEN}}}));
+        }
+    }
+    entries.push(json!({"name": names::POD_UID_ENV, "valueFrom": {
+        "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}}));
+    for kind in kinds(spec) {
+        let (_, url) = env_names(kind, spec, settings);
+        let (endpoint, key) = match kind {
+            HookKind::Complete => (names::COMPLETE_ENDPOINT_ENV, names::COMPLETE_URL_KEY),
+            HookKind::Shutdown => (names::SHUTDOWN_ENDPOINT_ENV, names::SHUTDOWN_URL_KEY),
+        };
+        entries.push(json!({"name": endpoint, "valueFrom": {
+            "configMapKeyRef": {"name": object, "key": key}}}));
+        // Kubelet expands what stands before it in the list, so the order is part of the meaning.
+        entries.push(json!({
+            "name": url,
+            "value": format!("$({endpoint})/$({})", names::POD_UID_ENV),
+        }));
+    }
+    entries
+}
+
+fn mount_paths(spec: &KrakeHookSpec, settings: &Settings) -> BTreeSet<String> {
+    if !settings.tls {
+        return BTreeSet::new();
+    }
+    let complete = spec.complete.as_ref().map(|c| {
+        c.cert_mount_path
+            .clone()
+            .unwrap_or_else(|| settings.hooks.complete.cert_mount_path.clone())
+    });
+    let shutdown = spec.shutdown.as_ref().map(|s| {
+        s.cert_mount_path
+            .clone()
+            .unwrap_or_else(|| settings.hooks.shutdown.cert_mount_path.clone())
+    });
+    complete.into_iter().chain(shutdown).collect()
+}
+
+/// 0444: the seed's curl may not run as root.
+fn volume(hook: HookIdentity<'_>, object: &str) -> Value {
+    let items = |keys: &[&str]| -> Vec<Value> {
+        keys.iter()
+            .map(|key| json!({"key": key, "path": key}))
+            .collect()
+    };
+    json!({"name": names::CERT_VOLUME, "projected": {"defaultMode": 0o444, "sources": [
+        {"configMap": {"name": object, "items": items(&[names::CA_BUNDLE])}},
+        {"secret": {
+            "name": names::tls_secret(hook.name, hook.uid),
+            "items": items(&[names::CERT, names::KEY, names::BUNDLE]),
+        }},
+    ]}})
+}
+
+fn template_of(workload: &Deployment) -> Option<&PodTemplateSpec> {
+    workload.spec.as_ref().map(|spec| &spec.template)
+}
+
+fn digest(parts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        // The length keeps ("ab", "c") apart from ("a", "bc").
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher
+        .finalize()
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn has_all(have: &Value, want: &[Value]) -> bool {
+    want.iter()
+        .all(|entry| list(have).iter().any(|other| covers(other, entry)))
+}
+
+/// Whether `have` says everything that `want` says; the API server adds defaults of its own.
+fn covers(have: &Value, want: &Value) -> bool {
+    match (have, want) {
+        (Value::Object(have), Value::Object(want)) => want
+            .iter()
+            .all(|(key, value)| have.get(key).is_some_and(|other| covers(other, value))),
+        (Value::Array(have), Value::Array(want)) => {
+            have.len() == want.len() && have.iter().zip(want).all(|(h, w)| covers(h, w))
+        }
+        _ => have == want,
+    }
+}
+
+fn strip_map(value: &mut Value, path: &[&str], key: &str) {
+    let [parent, leaf] = path else { return };
+    let Some(outer) = value.get_mut(*parent).and_then(Value::as_object_mut) else {
+        return;
+    };
+    if let Some(map) = outer.get_mut(*leaf).and_then(Value::as_object_mut) {
+        map.remove(key);
+        if map.is_empty() {
+            outer.remove(*leaf);
+        }
+    }
+}
+
+fn strip_list(value: &mut Value, key: &str, ours: impl Fn(&Value) -> bool) {
+    if let Some(entries) = value.get_mut(key).and_then(Value::as_array_mut) {
+        entries.retain(|entry| !ours(entry));
+        if entries.is_empty()
+            && let Some(fields) = value.as_object_mut()
+        {
+            fields.remove(key);
+        }
+    }
+}
+
+/// What the ConfigMap of a hook says: public things only. Both URLs, always: a container of an
+/// earlier template that restarts must still find the one it refers to.
+pub fn config_map(namespace: &str, hook: &str, settings: &Settings) -> BTreeMap<String, String> {
+    let url = |kind| {
+        let path = names::callback_path(namespace, hook, kind);
+        format!("{}{path}", settings.endpoint)
+    };
+    let mut entries = BTreeMap::from([
+        (names::COMPLETE_URL_KEY.to_owned(), url(HookKind::Complete)),
+        (names::SHUTDOWN_URL_KEY.to_owned(), url(HookKind::Shutdown)),
+    ]);
+    if settings.tls {
+        entries.insert(names::CA_BUNDLE.to_owned(), settings.bundle.clone());
+    }
+    entries
+}

@@ -1,0 +1,27 @@
+//! WHAT SHOULD HAPPEN: pure functions from what was seen (with `now`) to a list of effects.
+//!
+//! No I/O, no client, no clock, no randomness, no environment, no logging: everything a decision
+//! depends on is an argument, so that every decision can be a line of a test table. The rooms:
+//!
+//! - [`seen`]: what a decision is made from, and the effects it can have;
+//! - [`hook`]: the whole decision about one hook and its workload, in reading order;
+//! - [`inject`]: what goes into a pod template, and how it is taken out again;
+//! - [`presence`]: the workload is there: provide, inject, arm;
+//! - [`removal`]: the workload is being deleted: ask, wait, release;
+//! - [`pods`]: which pods count, and which can be called;
+//! - [`hold`]: whether a removal waits, as one table;
+//! - [`farewell`]: what is left to do for a hook that is gone;
+//! - [`ack`]: whether an acknowledgement counts;
+//! - [`certificate`]: when a certificate is issued.
+
+pub mod certificate;
+pub mod farewell;
+pub mod hold;
+pub mod hook;
+pub mod inject;
+pub mod pods;
+pub mod presence;
+pub mod removal;
+pub mod seen;
+
+pub use seen::{Decision, Effect, Fact, Next, Seen, Settings};

@@ -1,0 +1,232 @@
+//! Which pods could acknowledge, which have what is injected now, and which can be called.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, Service};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::inject;
+use super::seen::{Seen, controller_of, is_owned_by};
+use crate::api::condition::Reason;
+use crate::api::krake_hook::{CallOut, CallOutMode};
+use crate::api::names;
+use crate::api::status::RememberedCallOut;
+
+/// A pod that can be called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Name of the pod.
+    pub pod: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Uids of the pods that could acknowledge: reached from the workload or the guard, with a stamp of
+/// this hook, not finished, with an injected container that has ever started, on a node that is
+/// still there. Terminating and crash-looping pods count, never-started ones do not.
+pub fn able_to_acknowledge(seen: &Seen, workload_uid: &str) -> Vec<String> {
+    let guard = guard_uid(seen);
+    let ours = |uid: &str| {
+        seen.replica_sets.iter().any(|set| {
+            set.uid.as_deref() == Some(uid)
+                && (is_owned_by(set, workload_uid) || guard.is_some_and(|g| is_owned_by(set, g)))
+        })
+    };
+    seen.pods
+        .iter()
+        .filter(|pod| inject::carries_stamp_of(&pod.metadata, seen.hook_uid()))
+        .filter(|pod| controller_of(&pod.metadata).is_some_and(|owner| ours(&owner.uid)))
+        .filter(|pod| !is_finished(pod) && has_started(pod))
+        .filter(|pod| {
+            let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+            node.is_none_or(|node| !seen.lost_nodes.iter().any(|lost| lost == node))
+        })
+        .filter_map(|pod| pod.metadata.uid.clone())
+        .collect()
+}
+
+/// How many live pods have what is injected now, and how many the workload has in all.
+pub fn injected(seen: &Seen, workload: &Deployment, stamp: &str) -> (usize, usize) {
+    let current = seen
+        .pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod))
+        .filter(|pod| inject::carries_stamp(&pod.metadata, stamp))
+        .count();
+    let all = workload.status.as_ref().and_then(|s| s.replicas);
+    (current, usize::try_from(all.unwrap_or(0)).unwrap_or(0))
+}
+
+/// Uid of the hook's guard, unless it is going.
+pub fn guard_uid(seen: &Seen) -> Option<&str> {
+    let guard = seen.guard.as_ref()?;
+    if guard.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    guard.metadata.uid.as_deref()
+}
+
+/// How the app is to be called, from the spec and the Service as it is now; or why it cannot be.
+pub fn remember(
+    call_out: &CallOut,
+    service: Option<&Service>,
+) -> Result<Option<RememberedCallOut>, (Reason, String)> {
+    let Some(wanted) = call_out
+        .service
+        .as_ref()
+        .filter(|_| call_out.mode == CallOutMode::Service)
+    else {
+        return Ok(None);
+    };
+    let name = &wanted.name;
+    let Some(spec) = service.and_then(|s| s.spec.as_ref()) else {
+        return Err((
+            Reason::ShutdownServiceNotFound,
+            format!(
+                "Service {name} does not exist: the removal will wait all the same, but nobody is called. Create it, or correct spec.shutdown.callOut.service.name"
+            ),
+        ));
+    };
+    let selector = spec.selector.clone().unwrap_or_default();
+    if selector.is_empty() {
+        return Err((
+            Reason::ShutdownServiceUnsupported,
+            format!(
+                "Service {name} has no selector, so no pod can be called; the removal will wait all the same. Give it one, or set spec.shutdown.callOut.mode: None"
+            ),
+        ));
+    }
+    let ports = spec.ports.as_deref().unwrap_or_default();
+    let port = match &wanted.port {
+        None => ports.first(),
+        Some(IntOrString::Int(number)) => ports.iter().find(|p| p.port == *number),
+        Some(IntOrString::String(port)) => ports
+            .iter()
+            .find(|p| p.name.as_deref() == Some(port.as_str())),
+    };
+    let Some(port) = port else {
+        return Err((
+            Reason::ShutdownServiceNotFound,
+            format!(
+                "Service {name} has no such port: correct spec.shutdown.callOut.service.port; the removal will wait all the same"
+            ),
+        ));
+    };
+    let target = port
+        .target_port
+        .clone()
+        .unwrap_or(IntOrString::Int(port.port));
+    Ok(Some(RememberedCallOut {
+        port: target,
+        path: wanted.path.clone(),
+        scheme: wanted.scheme,
+        selector,
+    }))
+}
+
+/// Pods that can be called: ready, with an address of their own; the workload's own first.
+pub fn targets(seen: &Seen, call_out: &RememberedCallOut) -> Vec<Target> {
+    let own = |pod: &Pod| {
+        seen.pods
+            .iter()
+            .any(|other| other.metadata.uid == pod.metadata.uid)
+    };
+    let mut pods: Vec<&Pod> = seen
+        .callable
+        .iter()
+        .filter(|pod| is_ready(pod) && !is_finished(pod) && !uses_host_network(pod))
+        .collect();
+    pods.sort_by_key(|pod| (!own(pod), pod.metadata.name.clone()));
+    pods.into_iter()
+        .filter_map(|pod| {
+            Some(Target {
+                pod: pod.metadata.name.clone()?,
+                address: address(pod)?,
+                port: port(pod, &call_out.port)?,
+            })
+        })
+        .collect()
+}
+
+/// Whether the only pods behind the Service use their node's address, which is never called.
+pub fn only_host_network(seen: &Seen) -> bool {
+    !seen.callable.is_empty() && seen.callable.iter().all(uses_host_network)
+}
+
+fn is_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    pod.status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten())
+        .any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn uses_host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.host_network) == Some(true)
+}
+
+/// Whether a container with our entries has ever started.
+fn has_started(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let injected: Vec<&str> = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .filter(|c| c.env.iter().flatten().any(|e| e.name == names::POD_UID_ENV))
+        .map(|c| c.name.as_str())
+        .collect();
+    let Some(status) = &pod.status else {
+        return false;
+    };
+    status
+        .container_statuses
+        .iter()
+        .flatten()
+        .chain(status.init_container_statuses.iter().flatten())
+        .filter(|container| injected.contains(&container.name.as_str()))
+        .any(ever_started)
+}
+
+fn ever_started(container: &ContainerStatus) -> bool {
+    let now = container.state.as_ref();
+    let before = container.last_state.as_ref();
+    container.restart_count > 0
+        || now.is_some_and(|s| s.running.is_some() || s.terminated.is_some())
+        || before.is_some_and(|s| s.terminated.is_some())
+}
+
+/// The pod's address, unless a pod must never be called there, whatever it claims.
+fn address(pod: &Pod) -> Option<IpAddr> {
+    let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+    let forbidden = address.is_loopback()
+        || address.is_unspecified()
+        || address.is_multicast()
+        || match address {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+    (!forbidden).then_some(address)
+}
+
+fn port(pod: &Pod, wanted: &IntOrString) -> Option<u16> {
+    match wanted {
+        IntOrString::Int(number) => u16::try_from(*number).ok(),
+        IntOrString::String(name) => {
+            let ports = |c: &Container| c.ports.clone().unwrap_or_default();
+            pod.spec
+                .as_ref()?
+                .containers
+                .iter()
+                .flat_map(ports)
+                .find(|p| p.name.as_deref() == Some(name.as_str()))
+                .and_then(|p| u16::try_from(p.container_port).ok())
+        }
+    }
+}

@@ -1,0 +1,532 @@
+//! The workload is there: provide what pods need, inject it, and arm.
+//!
+//! Each step waits until what it refers to is recorded as written, so that a crash between any two
+//! leaves nothing that a pod could trip over.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
+use serde_json::Value;
+
+use super::hook::{Plan, named, uid_of, whole};
+use super::inject::{self, Injection};
+use super::pods::{self, guard_uid};
+use super::seen::{Effect, Refusal, controller_of, has_finalizer, is_owned_by};
+use crate::api::condition::{self, ConditionType, Finding, Reason};
+use crate::api::status::{AckResult, Completion, Outcome, Phase};
+use crate::api::{HookKind, names};
+
+/// How long after a refusal that only a person can mend it is tried again.
+const AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(30);
+/// So many injections into one workload within some minutes are a quarrel.
+const CONTESTED_AFTER: usize = 4;
+
+impl Plan<'_> {
+    /// What to do about a workload that nobody deletes.
+    pub(super) fn presence(&mut self, workload: &Deployment) {
+        self.prune(workload);
+        self.settle_strays(Some(&uid_of(&workload.metadata)));
+        if self.seen.namespace_terminating && self.is_held(workload) {
+            return self.removal(workload);
+        }
+        self.find(Finding::no(
+            ConditionType::Blocking,
+            Reason::NothingHeld,
+            "no removal is waiting",
+        ));
+        if self.hook_deleting() {
+            return self.farewell(workload);
+        }
+        if self.disabled(workload) {
+            return self.stand_down(workload);
+        }
+        if self.completed(workload) {
+            return;
+        }
+        if !self.provide(workload) {
+            return;
+        }
+        let wants_hold = self.seen.hook.spec.enables(HookKind::Shutdown);
+        match self.injection(workload) {
+            Err(conflict) => self.refuse(conflict.reason, &conflict.message),
+            Ok(injection) => {
+                if let Some(Refusal::InjectionRejected { message }) = &self.seen.refusal {
+                    let message = format!("the API server refuses the change: {message}");
+                    self.look_again_at(self.now + AFTER_REFUSAL);
+                    self.refuse(Reason::Rejected, &message);
+                } else {
+                    self.inject(workload, &injection, wants_hold);
+                }
+            }
+        }
+    }
+
+    fn is_held(&self, workload: &Deployment) -> bool {
+        has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER)
+            && self.seen.hook.spec.enables(HookKind::Shutdown)
+            && !self.disabled(workload)
+    }
+
+    /// The hook is deleted. It stays for a while and only watches: a sweep deletes hook and
+    /// workload in any order, and the workload must not be disarmed a moment before its own turn.
+    fn farewell(&mut self, workload: &Deployment) {
+        let since = self.seen.hook.metadata.deletion_timestamp.as_ref();
+        let delay = SignedDuration::from_secs(self.settings.hooks.disarm_delay_seconds);
+        let until = since.map_or(self.now, |at| at.0 + delay);
+        if self.now < until {
+            self.status.phase = Some(Phase::Deleting);
+            let message = format!(
+                "the hook is being deleted; unless its workload is deleted too, the workload is ejected and disarmed at {until}"
+            );
+            self.find(Finding::no(
+                ConditionType::Ready,
+                Reason::HookDeleting,
+                message,
+            ));
+            self.guard_replica_sets(workload);
+            self.keep(ConditionType::Armed);
+            self.keep(ConditionType::Injected);
+            self.look_again_at(until);
+        } else if inject::is_touched(workload) {
+            self.then
+                .push(Effect::ApplyInjection(inject::ejection(workload, false)));
+        } else {
+            self.then.push(Effect::RemoveHookFinalizer);
+        }
+    }
+
+    /// Hook or workload says that the hook is to keep out: take everything of ours off.
+    fn stand_down(&mut self, workload: &Deployment) {
+        self.status.phase = Some(Phase::Pending);
+        let message = format!(
+            "{}: {} takes {} out of this hook's reach; remove the annotation to inject and arm again",
+            names::HOOK_ANNOTATION,
+            names::DISABLED,
+            self.seen.hook.spec.workload.name
+        );
+        self.find(Finding::no(
+            ConditionType::Ready,
+            Reason::Disabled,
+            message.clone(),
+        ));
+        self.find(Finding::no(ConditionType::Armed, Reason::Disabled, message));
+        if inject::is_touched(workload) {
+            self.then
+                .push(Effect::ApplyInjection(inject::ejection(workload, false)));
+        }
+        self.disarm();
+    }
+
+    /// Whether enough pods have said that the work is complete; if so, its action is taken.
+    fn completed(&mut self, workload: &Deployment) -> bool {
+        let Some(spec) = &self.seen.hook.spec.complete else {
+            return false;
+        };
+        let uid = uid_of(&workload.metadata);
+        if self.status.completion.is_none() {
+            let complete = HookKind::Complete.as_str();
+            let count = self
+                .status
+                .acknowledgements
+                .iter()
+                .filter(|(key, _)| key.split('.').next() == Some(complete))
+                .filter(|(_, ack)| ack.workload_uid == uid && ack.result == AckResult::Success)
+                .count();
+            if count == 0 {
+                return false;
+            }
+            self.status.completion = Some(Completion {
+                workload_uid: uid.clone(),
+                template_hash: self.plain_template_hash(workload),
+                at: whole(self.now),
+                action: spec.action,
+            });
+            let message = format!("{} pod(s) said that the work is complete", count);
+            let entry = self.entry(Outcome::Completed, &message);
+            self.remember(entry);
+            self.notice(
+                false,
+                "Completed",
+                format!("{message}; the workload is deleted"),
+            );
+        }
+        self.status.phase = Some(Phase::Completed);
+        let message = format!("{} ran to completion", spec_name(self));
+        self.find(Finding::no(
+            ConditionType::Ready,
+            Reason::Complete,
+            message.clone(),
+        ));
+        self.find(Finding::yes(
+            ConditionType::Completed,
+            Reason::Complete,
+            message,
+        ));
+        self.keep(ConditionType::Armed);
+        self.keep(ConditionType::Injected);
+        self.then.push(Effect::DeleteWorkload { uid });
+        true
+    }
+
+    /// Guard, ConfigMap, token and certificate. True when all are recorded as written.
+    fn provide(&mut self, workload: &Deployment) -> bool {
+        if guard_uid(self.seen).is_none() {
+            self.first.push(Effect::CreateGuard);
+            return false;
+        }
+        let wanted =
+            inject::config_map(self.seen.namespace(), self.seen.hook_name(), self.settings);
+        let data = self.seen.config_map.as_ref().and_then(|c| c.data.as_ref());
+        if data != Some(&wanted) {
+            self.first.push(Effect::ApplyConfigMap(wanted));
+        }
+        let workload_uid = uid_of(&workload.metadata);
+        let derived_for = format!("{}.{workload_uid}", self.settings.key_id);
+        let recorded = self.status.token.clone();
+        let refused = match &self.seen.refusal {
+            Some(Refusal::SecretTaken { name, message }) => Some(format!(
+                "Secret {name} belongs to somebody else and is not overwritten: {message}. Delete or rename it, or create the hook under another name"
+            )),
+            _ => None,
+        };
+        if recorded.as_ref().and_then(|t| t.derived_for.as_ref()) != Some(&derived_for)
+            && refused.is_none()
+        {
+            self.first.push(Effect::WriteToken {
+                workload_uid,
+                derived_for,
+                recorded,
+            });
+        }
+        if self.settings.tls && !self.certificate_is_as_wanted() {
+            self.first.push(Effect::ApplyCertificate);
+        }
+        if !self.first.is_empty() {
+            return false;
+        }
+        if let Some(message) = refused {
+            self.look_again_at(self.now + AFTER_REFUSAL);
+            self.refuse(Reason::SecretConflict, &message);
+            return false;
+        }
+        self.certificate_ready()
+    }
+
+    fn certificate_is_as_wanted(&self) -> bool {
+        let name = names::tls_secret(self.seen.hook_name(), self.seen.hook_uid());
+        self.seen.certificate.as_ref().is_some_and(|certificate| {
+            certificate.spec.hook.name == self.seen.hook_name()
+                && certificate.spec.secret_name.as_deref() == Some(&name)
+        })
+    }
+
+    fn certificate_ready(&mut self) -> bool {
+        if !self.settings.tls {
+            self.find(Finding::yes(
+                ConditionType::CertificateReady,
+                Reason::NotWanted,
+                "TLS is off in the operator's configuration: no certificate is needed",
+            ));
+            return true;
+        }
+        let status = self
+            .seen
+            .certificate
+            .as_ref()
+            .and_then(|c| c.status.as_ref());
+        let ready = status.and_then(|s| condition::find(&s.conditions, ConditionType::Ready));
+        let name = names::of_hook(self.seen.hook_name(), self.seen.hook_uid());
+        let issued =
+            status.is_some_and(|s| s.secret.is_some()) && ready.is_some_and(|c| c.status == "True");
+        if issued {
+            self.find(Finding::yes(
+                ConditionType::CertificateReady,
+                Reason::Issued,
+                format!("HookCertificate {name} is ready"),
+            ));
+            return true;
+        }
+        let message = match ready {
+            Some(c) => format!("HookCertificate {name}: {}", c.message),
+            None => format!("HookCertificate {name} is being issued"),
+        };
+        let reason = match ready.map(|c| c.reason.as_str()) {
+            Some("SecretConflict") => Reason::SecretConflict,
+            Some("IssueFailed") => Reason::IssueFailed,
+            _ => Reason::Issuing,
+        };
+        self.find(Finding::no(
+            ConditionType::CertificateReady,
+            reason,
+            message.clone(),
+        ));
+        // What is injected already stays; only the first injection waits for the certificate.
+        let injected = condition::is_true(&self.status.conditions, ConditionType::Injected);
+        if !injected {
+            self.status.phase = Some(Phase::Injecting);
+            self.find(Finding::no(ConditionType::Ready, reason, message.clone()));
+            self.find(Finding::no(
+                ConditionType::Injected,
+                Reason::NotInjected,
+                message,
+            ));
+        }
+        injected
+    }
+
+    fn inject(&mut self, workload: &Deployment, injection: &Injection, wants_hold: bool) {
+        let in_place = injection.is_in_place(workload, wants_hold);
+        if !in_place {
+            if let Some(at) = self.contested(workload) {
+                self.look_again_at(at);
+            } else {
+                let patch = injection.patch(workload, wants_hold);
+                self.then.push(Effect::ApplyInjection(patch));
+            }
+        }
+        let service = self.call_out();
+        let injected = in_place && self.report_injected(workload, injection);
+        let armed = if wants_hold {
+            self.arm(workload) && injected
+        } else {
+            self.disarm();
+            true
+        };
+        let was_armed = condition::is_true(&self.status.conditions, ConditionType::Armed);
+        if wants_hold {
+            let message = "finalizer, guards and canary are in place; a removal will wait";
+            self.find(if armed {
+                Finding::yes(ConditionType::Armed, Reason::InPlace, message)
+            } else {
+                Finding::no(
+                    ConditionType::Armed,
+                    Reason::Arming,
+                    "not everything that makes a removal wait is in place yet",
+                )
+            });
+        }
+        if armed && wants_hold && !was_armed {
+            self.notice(false, "Armed", "a removal of the workload will wait");
+        }
+        let ready = injected && armed;
+        self.status.phase = Some(match (ready, wants_hold) {
+            (true, true) => Phase::Armed,
+            (true, false) => Phase::Ready,
+            (false, _) => Phase::Injecting,
+        });
+        self.find(match (ready, service) {
+            (true, Err((reason, message))) => Finding::no(ConditionType::Ready, reason, message),
+            (true, Ok(())) if wants_hold => Finding::yes(
+                ConditionType::Ready,
+                Reason::AsSpecified,
+                "pods have token, URL and certificate; a removal will wait",
+            ),
+            (true, Ok(())) => Finding::yes(
+                ConditionType::Ready,
+                Reason::AsSpecified,
+                "pods have token, URL and certificate",
+            ),
+            (false, _) => {
+                let (reason, message) = self.why_not_injected(workload, injected);
+                Finding::no(ConditionType::Ready, reason, message)
+            }
+        });
+    }
+
+    /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly.
+    fn contested(&mut self, workload: &Deployment) -> Option<Timestamp> {
+        let lately = &self.seen.injections;
+        let (Some(last), true) = (lately.last(), lately.len() >= CONTESTED_AFTER) else {
+            return None;
+        };
+        let doublings = u32::try_from(lately.len() - CONTESTED_AFTER)
+            .unwrap_or(8)
+            .min(6);
+        let pause = SignedDuration::from_secs(5_i64 << doublings);
+        let other = inject::last_other_manager(workload).unwrap_or_else(|| "unknown".into());
+        self.find(Finding::yes(
+            ConditionType::InjectionContested,
+            Reason::Contested,
+            format!(
+                "our entries were taken out of Deployment {} {} times lately, last by field manager {other}; they are put back every {} s. Let it keep them, or annotate the workload {}: {}",
+                spec_name(self),
+                lately.len(),
+                pause.as_secs(),
+                names::HOOK_ANNOTATION,
+                names::DISABLED
+            ),
+        ));
+        let at = *last + pause;
+        (self.now < at).then_some(at)
+    }
+
+    fn why_not_injected(&self, workload: &Deployment, injected: bool) -> (Reason, String) {
+        if injected {
+            return (
+                Reason::Arming,
+                "not everything that makes a removal wait is in place yet".into(),
+            );
+        }
+        let name = spec_name(self);
+        if workload.spec.as_ref().and_then(|s| s.paused) == Some(true) {
+            return (
+                Reason::RolloutPaused,
+                format!(
+                    "Deployment {name} is paused: no pod gets what was injected; `kubectl rollout resume deployment {name}`"
+                ),
+            );
+        }
+        (
+            Reason::RollingOut,
+            format!("Deployment {name}: pods without the present injection still run"),
+        )
+    }
+
+    fn report_injected(&mut self, workload: &Deployment, injection: &Injection) -> bool {
+        let (current, all) = pods::injected(self.seen, workload, &injection.stamp);
+        let before = condition::is_true(&self.status.conditions, ConditionType::Injected);
+        let status = workload.status.as_ref();
+        let observed = status.and_then(|s| s.observed_generation) >= workload.metadata.generation;
+        let updated = status.and_then(|s| s.updated_replicas).unwrap_or(0);
+        // The first time, the Deployment controller must have seen the new template: before that,
+        // its count of pods may still be the old one, and match by accident.
+        let rolled = before || (observed && usize::try_from(updated).unwrap_or(0) == all);
+        let injected = rolled && current >= all;
+        let message = format!("{current} of {all} pods have token, URL and certificate");
+        self.find(if injected {
+            Finding::yes(ConditionType::Injected, Reason::InPlace, message)
+        } else {
+            let (reason, why) = self.why_not_injected(workload, false);
+            Finding::no(ConditionType::Injected, reason, format!("{message}; {why}"))
+        });
+        injected
+    }
+
+    /// Remembers how the app is called, while the Service is there to be asked.
+    fn call_out(&mut self) -> Result<(), (Reason, String)> {
+        let shutdown = self.seen.hook.spec.shutdown.as_ref();
+        let Some(call_out) = shutdown.and_then(|s| s.call_out.as_ref()) else {
+            self.status.call_out = None;
+            return Ok(());
+        };
+        self.status.call_out = pods::remember(call_out, self.seen.service.as_ref())?;
+        Ok(())
+    }
+
+    /// Guards and canary. True when they and the finalizer are in place.
+    fn arm(&mut self, workload: &Deployment) -> bool {
+        let uid = uid_of(&workload.metadata);
+        let held = has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER);
+        let guarded = self.guard_replica_sets(workload);
+        let canary = names::canary(self.seen.hook_name(), &uid);
+        let watched = self.seen.canaries.iter().any(|c| {
+            c.metadata.name.as_deref() == Some(&canary)
+                && c.metadata.deletion_timestamp.is_none()
+                && is_owned_by(&c.metadata, &uid)
+        });
+        if held && !watched {
+            self.then.push(Effect::CreateCanary { workload_uid: uid });
+        }
+        held && guarded && watched
+    }
+
+    /// Puts the guard on every ReplicaSet of the workload that lacks it. True when none does, and
+    /// every live pod's ReplicaSet is among them.
+    fn guard_replica_sets(&mut self, workload: &Deployment) -> bool {
+        let Some(guard) = guard_uid(self.seen).map(ToOwned::to_owned) else {
+            return false;
+        };
+        if !has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER) {
+            return false;
+        }
+        let uid = uid_of(&workload.metadata);
+        let own: Vec<_> = self
+            .seen
+            .replica_sets
+            .iter()
+            .filter(|set| set.deletion_timestamp.is_none())
+            .filter(|set| controller_of(set).is_some_and(|owner| owner.uid == uid))
+            .collect();
+        let lacking: Vec<_> = own
+            .iter()
+            .filter(|set| !is_owned_by(set, &guard))
+            .map(|set| Effect::Guard(named(set)))
+            .collect();
+        let all_known = self
+            .seen
+            .pods
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .filter_map(|pod| controller_of(&pod.metadata))
+            .all(|owner| {
+                self.seen
+                    .replica_sets
+                    .iter()
+                    .any(|set| set.uid.as_deref() == Some(&owner.uid))
+            });
+        let complete = lacking.is_empty() && all_known;
+        self.then.extend(lacking);
+        complete
+    }
+
+    /// Takes guards and canary away; the finalizer goes with the injection.
+    fn disarm(&mut self) {
+        let Some(guard) = guard_uid(self.seen).map(ToOwned::to_owned) else {
+            return;
+        };
+        for set in &self.seen.replica_sets {
+            if is_owned_by(set, &guard) {
+                self.then.push(Effect::Unguard(named(set)));
+            }
+        }
+        for canary in &self.seen.canaries {
+            self.then.push(Effect::RemoveCanary {
+                name: canary.metadata.name.clone().unwrap_or_default(),
+            });
+        }
+    }
+
+    /// Acknowledgements of other workloads and of superseded requests are decided on: they go.
+    fn prune(&mut self, workload: &Deployment) {
+        let uid = uid_of(&workload.metadata);
+        let request = self.status.request.as_ref().map(|r| r.id.as_str());
+        let old: Vec<(String, Value)> = self
+            .status
+            .acknowledgements
+            .iter()
+            .filter(|(_, ack)| {
+                ack.workload_uid != uid
+                    || ack.request.as_deref().is_some_and(|id| Some(id) != request)
+            })
+            .filter_map(|(key, ack)| Some((key.clone(), serde_json::to_value(ack).ok()?)))
+            .collect();
+        if !old.is_empty() {
+            self.then.push(Effect::Prune(old));
+        }
+    }
+
+    fn refuse(&mut self, reason: Reason, message: &str) {
+        let before = condition::find(&self.status.conditions, ConditionType::Ready);
+        if before.is_none_or(|c| c.reason != reason.as_str()) {
+            self.notice(true, "Refused", message);
+        }
+        self.status.phase = Some(Phase::Pending);
+        self.find(Finding::no(ConditionType::Ready, reason, message));
+        self.find(Finding::no(ConditionType::Injected, reason, message));
+        self.keep(ConditionType::Armed);
+        self.keep(ConditionType::CertificateReady);
+    }
+
+    /// Keeps what a condition said before.
+    pub(super) fn keep(&mut self, kind: ConditionType) {
+        if self.findings.contains_key(&kind) {
+            return;
+        }
+        if let Some(old) = condition::find(&self.status.conditions, kind) {
+            self.kept.push(old.clone());
+        }
+    }
+}
+
+fn spec_name(plan: &Plan<'_>) -> String {
+    plan.seen.hook.spec.workload.name.clone()
+}

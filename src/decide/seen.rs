@@ -1,0 +1,356 @@
+//! What a decision about a hook is made from ([`Seen`]), what it can ask for ([`Effect`]), and what
+//! becomes known when an effect has been carried out ([`Fact`]).
+//!
+//! A reconcile repeats *decide, carry out, absorb the facts* until there is nothing left to do, and
+//! the convergence test does the same without a cluster.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde_json::Value;
+
+use crate::api::status::{Attempt, TokenSecret};
+use crate::api::{HookCertificate, HookGuard, KrakeHook, KrakeHookStatus};
+use crate::config::HooksConfig;
+
+/// What an operator process knows of itself.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// URL that apps are given, without a trailing slash.
+    pub endpoint: String,
+    /// Whether the callback speaks TLS.
+    pub tls: bool,
+    /// PEM of the certificates that the callback's own is verified with.
+    pub bundle: String,
+    /// Id of the master key that signs tokens now.
+    pub key_id: String,
+    /// Defaults of the hooks.
+    pub hooks: HooksConfig,
+    /// This operator process; another one takes its requests over.
+    pub leader: String,
+}
+
+/// A hook and everything that belongs to it, as seen.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The hook.
+    pub hook: KrakeHook,
+    /// An older hook for the same workload.
+    pub rival: Option<String>,
+    /// The workload, read live.
+    pub workload: Option<Deployment>,
+    /// ReplicaSets that carry the hook's label; read live while the workload is being deleted.
+    pub replica_sets: Vec<ObjectMeta>,
+    /// Pods that carry the hook's label; read live while the workload is being deleted.
+    pub pods: Vec<Pod>,
+    /// Nodes of those pods that are gone or out of service; looked up while a removal is decided.
+    pub lost_nodes: Vec<String>,
+    /// The hook's guard.
+    pub guard: Option<HookGuard>,
+    /// The hook's ConfigMap.
+    pub config_map: Option<ConfigMap>,
+    /// The hook's certificate.
+    pub certificate: Option<HookCertificate>,
+    /// The hook's canaries; read live while the workload is being deleted.
+    pub canaries: Vec<ConfigMap>,
+    /// The Service to call, if the spec names one and it exists.
+    pub service: Option<Service>,
+    /// Pods behind the Service; read live while a removal waits.
+    pub callable: Vec<Pod>,
+    /// Whether the namespace is being deleted.
+    pub namespace_terminating: bool,
+    /// What this process knows of its calls for the present request and round.
+    pub call: Call,
+    /// When this process injected into the workload lately, oldest first.
+    pub injections: Vec<Timestamp>,
+    /// The token Secret, written but not yet recorded in the status.
+    pub token: Option<TokenSecret>,
+    /// A refusal of the API server or of the token Secret that the user has to hear about.
+    pub refusal: Option<Refusal>,
+}
+
+/// This process's calls for one request and round.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Call {
+    /// It has made none.
+    #[default]
+    None,
+    /// One is open.
+    Open,
+    /// The newest one has finished.
+    Finished(Attempt),
+}
+
+/// Something that was asked for and refused for good until a person acts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// A Secret of the needed name belongs to somebody else.
+    SecretTaken {
+        /// Name of the Secret.
+        name: String,
+        /// What the API server said.
+        message: String,
+    },
+    /// The API server refuses the change to the workload.
+    InjectionRejected {
+        /// What the API server said.
+        message: String,
+    },
+}
+
+/// Something to be done; data, carried out by `cluster::apply`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Put our finalizer on the hook.
+    AddHookFinalizer,
+    /// Take our finalizer off the hook.
+    RemoveHookFinalizer,
+    /// Create the guard, or find that it is there.
+    CreateGuard,
+    /// Apply the ConfigMap with these entries.
+    ApplyConfigMap(BTreeMap<String, String>),
+    /// Write the token Secret; the token itself is derived where it is written.
+    WriteToken {
+        /// Uid of the workload the token is for.
+        workload_uid: String,
+        /// What to record about the derivation.
+        derived_for: String,
+        /// The Secret as last written, if it was.
+        recorded: Option<TokenSecret>,
+    },
+    /// Apply the hook's certificate.
+    ApplyCertificate,
+    /// Write the status, if nobody else has meanwhile.
+    WriteStatus(Box<KrakeHookStatus>),
+    /// Server-side apply of injection and finalizer to the workload.
+    ApplyInjection(Value),
+    /// Create the canary of this workload.
+    CreateCanary {
+        /// Uid of the workload.
+        workload_uid: String,
+    },
+    /// Take finalizer and canary away.
+    RemoveCanary {
+        /// Name of the ConfigMap.
+        name: String,
+    },
+    /// Add the guard to a ReplicaSet.
+    Guard(Named),
+    /// Take the guard off a ReplicaSet.
+    Unguard(Named),
+    /// Delete a ReplicaSet, if it is still the one that was seen.
+    DeleteReplicaSet {
+        /// Which.
+        replica_set: Named,
+        /// resourceVersion it was seen with.
+        resource_version: String,
+        /// Whether its pods go first.
+        foreground: bool,
+    },
+    /// Take our finalizer off the workload.
+    ReleaseWorkload {
+        /// Uid of the workload.
+        uid: String,
+    },
+    /// Delete the workload, in the background.
+    DeleteWorkload {
+        /// Uid of the workload.
+        uid: String,
+    },
+    /// Call the app; the answer becomes known later.
+    CallOut(Box<CallOutOrder>),
+    /// Remove acknowledgements that are decided on, each only if it still has this value.
+    Prune(Vec<(String, Value)>),
+    /// Tell people.
+    Event(Notice),
+    /// Take the guard's finalizer off and delete the guard.
+    DeleteGuard,
+}
+
+/// An object by name and uid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+}
+
+/// A call to the app.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CallOutOrder {
+    /// Id of the request.
+    pub request: String,
+    /// Number of the round.
+    pub round: i64,
+    /// Name of the pod.
+    pub pod: String,
+    /// Address of the pod.
+    pub address: std::net::IpAddr,
+    /// Port of the pod.
+    pub port: u16,
+    /// Path of the request.
+    pub path: String,
+    /// The round ends here, or would if this were its first call.
+    pub deadline: Timestamp,
+}
+
+/// An Event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notice {
+    /// Warning or Normal.
+    pub warning: bool,
+    /// Stable word.
+    pub reason: &'static str,
+    /// Sentence.
+    pub note: String,
+    /// Whether the workload gets it too.
+    pub on_workload: bool,
+}
+
+/// What is known after an effect.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// Nothing that a decision needs.
+    Nothing,
+    /// The hook is this now.
+    Hook(Box<KrakeHook>),
+    /// The guard is this now.
+    Guard(Box<HookGuard>),
+    /// The guard is gone.
+    GuardGone,
+    /// The ConfigMap is this now.
+    ConfigMap(Box<ConfigMap>),
+    /// The token Secret was written.
+    Token(TokenSecret),
+    /// The certificate is this now.
+    Certificate(Box<HookCertificate>),
+    /// The workload is this now.
+    Workload(Box<Deployment>),
+    /// The workload is gone.
+    WorkloadGone,
+    /// The canary is this now.
+    Canary(Box<ConfigMap>),
+    /// The canary is gone.
+    CanaryGone(String),
+    /// The ReplicaSet is this now.
+    ReplicaSet(Box<ObjectMeta>),
+    /// The ReplicaSet is gone, or going.
+    ReplicaSetGone(String),
+    /// A call has begun.
+    Calling,
+    /// It was refused for good.
+    Refused(Refusal),
+}
+
+/// When to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// When something changes.
+    AwaitChange,
+    /// At this time, or when something changes.
+    At(Timestamp),
+}
+
+impl Next {
+    /// The earlier of two.
+    pub fn earliest(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::At(a), Self::At(b)) => Self::At(a.min(b)),
+            (Self::At(a), Self::AwaitChange) | (Self::AwaitChange, Self::At(a)) => Self::At(a),
+            (Self::AwaitChange, Self::AwaitChange) => Self::AwaitChange,
+        }
+    }
+}
+
+/// What is to be done, in this order, and when to look again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// What is to be done. A status comes before whatever depends on it being written.
+    pub effects: Vec<Effect>,
+    /// When to look again.
+    pub next: Next,
+}
+
+impl Seen {
+    /// The hook's uid.
+    pub fn hook_uid(&self) -> &str {
+        self.hook.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The hook's name.
+    pub fn hook_name(&self) -> &str {
+        self.hook.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The hook's namespace.
+    pub fn namespace(&self) -> &str {
+        self.hook.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The hook's status, or an empty one.
+    pub fn status(&self) -> KrakeHookStatus {
+        self.hook.status.clone().unwrap_or_default()
+    }
+
+    /// Takes in what became known.
+    pub fn absorb(&mut self, fact: Fact) {
+        match fact {
+            Fact::Nothing => {}
+            Fact::Hook(hook) => self.hook = *hook,
+            Fact::Guard(guard) => self.guard = Some(*guard),
+            Fact::GuardGone => self.guard = None,
+            Fact::ConfigMap(config_map) => self.config_map = Some(*config_map),
+            Fact::Token(token) => self.token = Some(token),
+            Fact::Certificate(certificate) => self.certificate = Some(*certificate),
+            Fact::Workload(workload) => self.workload = Some(*workload),
+            Fact::WorkloadGone => self.workload = None,
+            Fact::Canary(canary) => {
+                self.canaries
+                    .retain(|other| other.metadata.name != canary.metadata.name);
+                self.canaries.push(*canary);
+            }
+            Fact::CanaryGone(name) => self
+                .canaries
+                .retain(|canary| canary.metadata.name.as_deref() != Some(&name)),
+            Fact::ReplicaSet(meta) => {
+                self.replica_sets.retain(|other| other.uid != meta.uid);
+                self.replica_sets.push(*meta);
+            }
+            Fact::ReplicaSetGone(uid) => self
+                .replica_sets
+                .retain(|meta| meta.uid.as_deref() != Some(&uid)),
+            Fact::Calling => self.call = Call::Open,
+            Fact::Refused(refusal) => self.refusal = Some(refusal),
+        }
+    }
+}
+
+/// The controlling owner of an object.
+pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
+}
+
+/// Whether an object has an owner of this uid.
+pub fn is_owned_by(meta: &ObjectMeta, uid: &str) -> bool {
+    meta.owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.uid == uid)
+}
+
+/// Whether an object carries a finalizer.
+pub fn has_finalizer(meta: &ObjectMeta, finalizer: &str) -> bool {
+    meta.finalizers.iter().flatten().any(|f| f == finalizer)
+}
+
+/// An annotation of an object.
+pub fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(name).map(String::as_str)
+}
