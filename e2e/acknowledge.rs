@@ -82,7 +82,7 @@ async fn two_hundred_acknowledgements_of_one_hook_at_once_all_count(stage: Stage
     let many = stage.bystander(&hook, "unused").await;
     let ran = many
         .run(
-            r#"cd /tmp && curl -sS --parallel --parallel-immediate --parallel-max 200 --max-time 60 \
+            r#"cd /tmp && curl -sS --no-progress-meter --parallel --parallel-immediate --parallel-max 200 --max-time 60 \
                 -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" -w '%{http_code}\n' -o 'answer.#1' \
                 "$KRAKE_COMPLETE_ENDPOINT/00000000-0000-4000-8000-000000000[100-299]" \
                 --cacert /etc/krake_cert/ca-bundle.pem \

@@ -126,6 +126,9 @@ async fn in_all_stories_it_never_read_a_tenants_secret(stage: Stage) {
             *verbs.entry(entry["verb"].to_string()).or_default() += 1;
         }
     }
+    if verbs.is_empty() {
+        skip("the operator has not met a tenant's Secret yet");
+    }
     verbs.retain(|verb, _| !["\"create\"", "\"update\""].contains(&verb.as_str()));
     assert!(
         verbs.is_empty(),

@@ -1,50 +1,26 @@
-//! Puts the operator of this working copy into a cluster. To do it again changes nothing.
+//! The operator of this working copy, in a cluster.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
-use serde_json::json;
-use sha2::{Digest, Sha256};
+use tokio::process::Command;
 
-use super::cluster::{Cluster, Provider, repository};
+use super::cluster::{Cluster, repository, said};
 use super::operator::{NAME, NAMESPACE};
 
-/// On the operator's pod template: digest of the image that was loaded, since its tag never moves.
-const IMAGE_ANNOTATION: &str = "krake-hooks-e2e/image";
-
-/// Makes the cluster run the operator in `target/image/krake-hooks.tar`; `E2E_INSTALL=no` takes
-/// what is there.
+/// Does what `make install` does, unless there is an operator already: whoever runs the stories
+/// again and again decides by `make install` which one they meet.
 pub async fn install(cluster: &Cluster) -> Result<(), String> {
-    if std::env::var("E2E_INSTALL").is_ok_and(|value| value == "no") {
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client().await?, NAMESPACE);
+    let present = deployments.get_opt(NAME).await;
+    if present.map_err(|error| error.to_string())?.is_some() {
         return Ok(());
     }
-    let archive = repository().join("target/image/krake-hooks.tar");
-    let bytes = std::fs::read(&archive)
-        .map_err(|error| format!("{}: {error}: run `make image` first", archive.display()))?;
-    let digest: String = Sha256::digest(&bytes)
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let deployments: Api<Deployment> = Api::namespaced(cluster.client().await?, NAMESPACE);
-    let present = deployments.get_opt(NAME).await.map_err(|e| e.to_string())?;
-    let template = present.and_then(|present| present.spec?.template.metadata);
-    let present =
-        template.and_then(|template| template.annotations?.get(IMAGE_ANNOTATION).cloned());
-    if present.as_ref() != Some(&digest) && cluster.provider != Provider::External {
-        cluster
-            .script(&["load", &archive.display().to_string()])
-            .await?;
-    }
-    let everything = repository().join("config/default");
-    cluster
-        .kubectl(&["apply", "-k", &everything.display().to_string()])
-        .await?;
-    let patch =
-        json!({"spec": {"template": {"metadata": {"annotations": {IMAGE_ANNOTATION: digest}}}}});
-    deployments
-        .patch(NAME, &PatchParams::default(), &Patch::Merge(&patch))
-        .await
-        .map_err(|error| format!("the operator's Deployment: {error}"))?;
-    Ok(())
+    let installed = Command::new(repository().join("hack/install"))
+        .env("CLUSTER_NAME", &cluster.name)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .await;
+    said(installed)
+        .map(|_| ())
+        .map_err(|complaint| format!("the operator cannot be installed: {complaint}"))
 }

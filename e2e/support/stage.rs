@@ -387,7 +387,7 @@ pub fn status(hook: &KrakeHook) -> &KrakeHookStatus {
     hook.status.as_ref().unwrap_or(&NONE)
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
     pod.metadata.deletion_timestamp.is_none()
         && conditions
