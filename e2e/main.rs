@@ -8,6 +8,7 @@ mod acknowledge;
 mod complete;
 mod crash;
 mod deadline;
+mod endpoint;
 mod injection;
 mod namespace;
 mod orphan;
@@ -16,9 +17,9 @@ mod refusals;
 mod release_all;
 mod rights;
 mod shutdown;
+mod startup;
 mod support;
 mod sweep;
-mod without_tls;
 
 use std::process::ExitCode;
 
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
         namespace::stories(),
         refusals::stories(),
         rights::stories(),
-        without_tls::stories(),
+        startup::stories(),
+        endpoint::stories(),
         crash::stories(),
         release_all::stories(),
     ];
