@@ -1,4 +1,38 @@
+//! Application hooks for Kubernetes: a removal waits until the app has acknowledged.
+//!
+//! A workload declares a [`KrakeHook`](api::KrakeHook); the operator gives its pods a token, a URL
+//! and a certificate; the pods say "I am complete" or "I have shut down"; and until they say so, or
+//! their time is up, a deletion of the workload does not take them away.
+//!
+//! The map, in reading order; each room's first lines say what it does and must never do:
+//!
+//! 1. [`api`]: what users write, what the operator answers, and every name.
+//! 2. [`decide`]: what should happen. Pure functions from what was seen to a list of effects; the
+//!    only room with opinions. Begin with [`decide::hook`] and the table of [`decide::hold`].
+//! 3. [`cluster`]: touching the API server. [`cluster::observe`] reads, [`cluster::apply`] writes.
+//! 4. [`controllers`]: when to look. Streams, and reconciles that observe, decide and apply.
+//! 5. [`callback`]: the mTLS endpoint that takes acknowledgements.
+//! 6. [`callout`]: calling the app.
+//! 7. [`pki`]: certificates and tokens; bytes in, bytes out.
+//! 8. [`run`]: all tasks of the operator. [`release`]: `release-all`. [`config`], [`cli`],
+//!    [`admin`], [`metrics`], [`telemetry`]: the rest of a program.
+//!
+//! Arrows point one way: `api ← decide ← {cluster, controllers, callback, callout} ← run`; `pki`
+//! depends on nothing of ours.
+
+pub mod admin;
 pub mod api;
+pub mod callback;
+pub mod callout;
+pub mod cli;
+pub mod cluster;
 pub mod config;
+pub mod controllers;
 pub mod decide;
+pub mod metrics;
 pub mod pki;
+pub mod release;
+pub mod run;
+pub mod telemetry;
+#[cfg(test)]
+pub mod testing;

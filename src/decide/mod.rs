@@ -14,6 +14,7 @@
 //! - [`ack`]: whether an acknowledgement counts;
 //! - [`certificate`]: when a certificate is issued.
 
+pub mod ack;
 pub mod certificate;
 pub mod farewell;
 pub mod hold;

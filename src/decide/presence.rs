@@ -42,6 +42,13 @@ impl Plan<'_> {
         if self.completed(workload) {
             return;
         }
+        if self.seen.namespace_terminating {
+            // Nothing can be created there any more.
+            return self.refuse(
+                Reason::WorkloadDeleting,
+                "the namespace is being deleted; Kubernetes waits for nobody there",
+            );
+        }
         if !self.provide(workload) {
             return;
         }

@@ -1,0 +1,157 @@
+//! Health and metrics over plain HTTP: `/livez`, `/readyz`, `/metrics`.
+//!
+//! Nothing here tells a secret or a name that a user chose.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use tokio_util::sync::CancellationToken;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use crate::callback::{Listener, Mode};
+use crate::metrics::Metrics;
+
+/// The parts of the program that have to be ready before it is; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Mutex<Vec<Part>>>);
+
+/// One part; it starts not ready.
+#[derive(Clone, Debug)]
+pub struct Part {
+    name: &'static str,
+    ready: Arc<AtomicBool>,
+}
+
+impl Readiness {
+    /// Adds a part.
+    pub fn part(&self, name: &'static str) -> Part {
+        let part = Part {
+            name,
+            ready: Arc::default(),
+        };
+        self.parts().push(part.clone());
+        part
+    }
+
+    /// Names of the parts that are not ready.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.parts()
+            .iter()
+            .filter(|part| !part.ready.load(Ordering::Acquire))
+            .map(|part| part.name)
+            .collect()
+    }
+
+    fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Part {
+    /// Says whether the part is ready.
+    pub fn set(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+}
+
+/// Serves until `shutdown`.
+pub async fn serve(
+    listener: Listener,
+    readiness: Readiness,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) {
+    let service = warp::service(filter(readiness, metrics.clone()));
+    // A gauge of its own: the callback's counts the callback's connections alone.
+    let own = Metrics::new();
+    listener.serve(Mode::Plain, service, own, shutdown).await;
+}
+
+fn filter(readiness: Readiness, metrics: Metrics) -> BoxedFilter<(Response<String>,)> {
+    warp::method()
+        .and(warp::path::full())
+        .map(move |method: Method, path: warp::path::FullPath| {
+            answer(&method, path.as_str(), &readiness, &metrics)
+        })
+        .boxed()
+}
+
+fn answer(
+    method: &Method,
+    path: &str,
+    readiness: &Readiness,
+    metrics: &Metrics,
+) -> Response<String> {
+    const PLAIN: &str = "text/plain; charset=utf-8";
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let (status, content_type, body) = match (method, path) {
+        (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
+        (&Method::GET | &Method::HEAD, "/readyz") => {
+            let missing = readiness.missing();
+            if missing.is_empty() {
+                (StatusCode::OK, PLAIN, "ok\n".to_owned())
+            } else {
+                let body = format!("not ready: {}\n", missing.join(", "));
+                (StatusCode::SERVICE_UNAVAILABLE, PLAIN, body)
+            }
+        }
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            (StatusCode::OK, OPEN_METRICS, metrics.text())
+        }
+        (_, "/livez" | "/readyz" | "/metrics") => {
+            let body = "only GET and HEAD\n".to_owned();
+            (StatusCode::METHOD_NOT_ALLOWED, PLAIN, body)
+        }
+        _ => {
+            let body = "/livez, /readyz or /metrics\n".to_owned();
+            (StatusCode::NOT_FOUND, PLAIN, body)
+        }
+    };
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    let content_type = HeaderValue::from_static(content_type);
+    answer.headers_mut().insert(CONTENT_TYPE, content_type);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::callback::Limits;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn health_and_metrics_at_a_real_socket() {
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Limits::default())
+            .await
+            .unwrap();
+        let address = listener.address();
+        let (readiness, shutdown) = (Readiness::default(), CancellationToken::new());
+        let (cache, port) = (readiness.part("hook cache"), readiness.part("callback"));
+        let serving = tokio::spawn(serve(listener, readiness, Metrics::new(), shutdown.clone()));
+        let get = |path| testing::plain(address, Method::GET, path, "");
+        assert_eq!(get("/livez").await.0, 200);
+        assert_eq!(
+            get("/readyz").await,
+            (503, "not ready: hook cache, callback\n".into())
+        );
+        cache.set(true);
+        assert_eq!(get("/readyz").await, (503, "not ready: callback\n".into()));
+        port.set(true);
+        assert_eq!(get("/readyz").await, (200, "ok\n".into()));
+        cache.set(false);
+        assert_eq!(
+            get("/readyz").await,
+            (503, "not ready: hook cache\n".into())
+        );
+        assert!(get("/metrics").await.1.ends_with("# EOF\n"));
+        assert_eq!(get("/").await.0, 404);
+        let put = testing::plain(address, Method::PUT, "/livez", "").await;
+        assert_eq!(put.0, 405);
+        shutdown.cancel();
+        serving.await.unwrap();
+    }
+}

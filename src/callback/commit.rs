@@ -1,0 +1,450 @@
+//! Group commit: acknowledgements of one hook go to the API server together.
+//!
+//! One write is in flight per hook. Whoever comes meanwhile waits and goes into the next one; each
+//! is answered after the write with his own key has succeeded, and only then. A queue is there
+//! only while somebody waits in it, and what may wait is bounded.
+//!
+//! The writing task belongs to nobody who waits: a caller that hangs up takes neither his own
+//! acknowledgement nor anybody else's back.
+//!
+//! A round decides on everyone by the newest hook seen. Who was decided on by a look from before
+//! he came ([`Look::Cached`]) and would be refused stays for the next round; the answer to a write
+//! is a look too. Only where there is nothing to write is the hook read.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kube::Client;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::api::KrakeHook;
+use crate::api::status::AckResult;
+use crate::cluster::acknowledge::{self, AcknowledgeError};
+use crate::decide::ack::{self, Incoming, Look, Verdict, Write};
+use crate::metrics::{CommitOutcome, LookupReason, Metrics};
+
+/// How many may wait for one hook.
+const MOST_WAITING: usize = 1024;
+/// How many may wait in all.
+const MOST_WAITING_IN_ALL: usize = 16_384;
+/// How often a write of somebody may be refused before he is sent away to try again.
+const MOST_ATTEMPTS: u32 = 5;
+
+/// A hook by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HookName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A hook as it was seen, and when it was asked for.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// The hook.
+    pub hook: Arc<KrakeHook>,
+    /// When the server was asked; `None`: it is from a cache.
+    pub asked: Option<Instant>,
+}
+
+/// What became of an acknowledgement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is written.
+    Written {
+        /// The request it answers.
+        request: Option<String>,
+        /// What it says; a Failure does not count.
+        result: AckResult,
+    },
+    /// It stood there already.
+    Replayed {
+        /// The request it answered.
+        request: Option<String>,
+    },
+    /// Nobody has asked.
+    NotAsked,
+    /// The request is closed.
+    Late,
+    /// A Success counted already.
+    AlreadyAcknowledged,
+    /// The hook is gone, or another than the token is for.
+    Superseded,
+    /// The hook can hold no more.
+    Full,
+    /// Too many wait.
+    Busy,
+    /// It could not be written, or whether it was is not known.
+    Unavailable,
+}
+
+/// Writes acknowledgements; clones share the queues.
+#[derive(Clone)]
+pub struct Committer {
+    client: Client,
+    metrics: Metrics,
+    tasks: TaskTracker,
+    queues: Arc<Mutex<Queues>>,
+}
+
+#[derive(Default)]
+struct Queues {
+    by_hook: HashMap<HookName, Queue>,
+    in_all: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// How many the worker has taken and not answered yet.
+    held: usize,
+}
+
+struct Waiting {
+    incoming: Incoming,
+    arrived: Instant,
+    attempts: u32,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Committer {
+    /// A committer with empty queues.
+    pub fn new(client: Client, metrics: Metrics) -> Self {
+        Self {
+            client,
+            metrics,
+            tasks: TaskTracker::new(),
+            queues: Arc::default(),
+        }
+    }
+
+    /// Takes an acknowledgement that had `arrived` before anything about its hook was asked, and
+    /// answers when it is written or will not be.
+    pub async fn acknowledge(
+        &self,
+        hook: &HookName,
+        sight: Sight,
+        incoming: Incoming,
+        arrived: Instant,
+    ) -> Outcome {
+        let (answer, outcome) = oneshot::channel();
+        let waiting = Waiting {
+            incoming,
+            arrived,
+            attempts: 0,
+            answer,
+        };
+        if !self.enqueue(hook, sight, waiting) {
+            return Outcome::Busy;
+        }
+        outcome.await.unwrap_or(Outcome::Unavailable)
+    }
+
+    /// Waits until everyone who waits is answered. Nobody may be added any more.
+    pub async fn drained(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Reads a hook from the server, for a reason.
+    pub async fn look(
+        &self,
+        hook: &HookName,
+        reason: LookupReason,
+    ) -> Result<Sight, AcknowledgeError> {
+        self.metrics.looked_up(reason);
+        let asked = Instant::now();
+        let seen = acknowledge::look(&self.client, &hook.namespace, &hook.name).await?;
+        Ok(Sight {
+            hook: Arc::new(seen),
+            asked: Some(asked),
+        })
+    }
+
+    /// How many wait, those in a write included.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.queues().in_all
+    }
+
+    fn enqueue(&self, hook: &HookName, sight: Sight, waiting: Waiting) -> bool {
+        let mut queues = self.queues();
+        if queues.in_all >= MOST_WAITING_IN_ALL {
+            return false;
+        }
+        match queues.by_hook.get_mut(hook) {
+            Some(queue) if queue.waiting.len() + queue.held >= MOST_WAITING => return false,
+            Some(queue) => queue.waiting.push_back(waiting),
+            None => {
+                let queue = Queue {
+                    waiting: VecDeque::from([waiting]),
+                    held: 0,
+                };
+                queues.by_hook.insert(hook.clone(), queue);
+                let worker = Worker {
+                    hook: hook.clone(),
+                    committer: self.clone(),
+                };
+                self.tasks.spawn(worker.run(sight));
+            }
+        }
+        queues.in_all += 1;
+        true
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Committer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Committer").finish_non_exhaustive()
+    }
+}
+
+/// The one task that writes for a hook while somebody waits.
+struct Worker {
+    hook: HookName,
+    committer: Committer,
+}
+
+/// One who waits, and what is to be written for him.
+struct Decided {
+    waiting: Waiting,
+    write: Write,
+}
+
+/// What a round of decisions found to do.
+#[derive(Default)]
+struct Round {
+    group: Vec<Decided>,
+    again: Vec<Waiting>,
+    has_to_look: bool,
+}
+
+impl Worker {
+    async fn run(self, mut sight: Sight) {
+        let mut waiting = Vec::new();
+        while let Some(come) = self.take(waiting.len()) {
+            waiting.extend(come);
+            let round = decide_all(&sight, std::mem::take(&mut waiting));
+            waiting = round.again;
+            if !round.group.is_empty() {
+                let (seen, back) = self.write(round.group).await;
+                // In front: who waits longest is decided on first.
+                waiting.splice(0..0, back);
+                if let Some(seen) = seen {
+                    sight = seen;
+                }
+            } else if round.has_to_look {
+                match self
+                    .committer
+                    .look(&self.hook, LookupReason::Decision)
+                    .await
+                {
+                    Ok(seen) => sight = seen,
+                    Err(error) => self.send_away(std::mem::take(&mut waiting), &error),
+                }
+            }
+        }
+    }
+
+    /// Everyone who has come since the last round, of which `held` are not answered yet. When
+    /// nobody is left the queue goes; the next one to come starts a worker of his own.
+    fn take(&self, held: usize) -> Option<VecDeque<Waiting>> {
+        let mut queues = self.committer.queues();
+        let queue = queues.by_hook.get_mut(&self.hook)?;
+        let come = std::mem::take(&mut queue.waiting);
+        let answered = queue.held.saturating_sub(held);
+        queue.held = held + come.len();
+        let nobody = queue.held == 0;
+        queues.in_all = queues.in_all.saturating_sub(answered);
+        if nobody {
+            queues.by_hook.remove(&self.hook);
+            return None;
+        }
+        Some(come)
+    }
+
+    /// One write. Gives the hook as it stands then, and who has to be decided on again.
+    async fn write(&self, group: Vec<Decided>) -> (Option<Sight>, Vec<Waiting>) {
+        let HookName { namespace, name } = &self.hook;
+        let committer = &self.committer;
+        let tests = &group[0].write.tests;
+        let patch = ack::patch(tests, group.iter().map(|decided| &decided.write));
+        let asked = Instant::now();
+        let answer = acknowledge::write(&committer.client, namespace, name, patch).await;
+        let outcome = match &answer {
+            Ok(_) => CommitOutcome::Written,
+            Err(AcknowledgeError::Refused { .. }) => CommitOutcome::Refused,
+            Err(AcknowledgeError::Gone { .. }) => CommitOutcome::Gone,
+            Err(AcknowledgeError::Unavailable { .. }) => CommitOutcome::Unavailable,
+            Err(AcknowledgeError::Lost { .. }) => CommitOutcome::Lost,
+        };
+        committer
+            .metrics
+            .committed(outcome, group.len(), asked.elapsed());
+        match answer {
+            Ok(hook) => {
+                group.into_iter().for_each(Decided::written);
+                let seen = Sight {
+                    hook: Arc::new(hook),
+                    asked: Some(asked),
+                };
+                (Some(seen), Vec::new())
+            }
+            Err(error @ AcknowledgeError::Refused { .. }) => {
+                tracing::debug!(%error, "acknowledgements are decided on again");
+                let (mut back, mut sent_away) = (Vec::new(), Vec::new());
+                for Decided { mut waiting, .. } in group {
+                    waiting.attempts += 1;
+                    match waiting.attempts < MOST_ATTEMPTS {
+                        true => back.push(waiting),
+                        false => sent_away.push(waiting),
+                    }
+                }
+                self.send_away(sent_away, &error);
+                self.look_after(LookupReason::Decision, back).await
+            }
+            Err(error @ AcknowledgeError::Lost { .. }) => {
+                tracing::warn!(%error, "whether acknowledgements were written is not known yet");
+                let seen = committer.look(&self.hook, LookupReason::LostAnswer).await;
+                let seen = seen.ok();
+                for decided in group {
+                    match &seen {
+                        Some(seen) if decided.stands_in(&seen.hook) => decided.written(),
+                        _ => decided.waiting.answer(Outcome::Unavailable),
+                    }
+                }
+                (seen, Vec::new())
+            }
+            Err(error) => {
+                let group = group.into_iter().map(|decided| decided.waiting).collect();
+                self.send_away(group, &error);
+                (None, Vec::new())
+            }
+        }
+    }
+
+    async fn look_after(
+        &self,
+        reason: LookupReason,
+        back: Vec<Waiting>,
+    ) -> (Option<Sight>, Vec<Waiting>) {
+        if back.is_empty() {
+            return (None, back);
+        }
+        match self.committer.look(&self.hook, reason).await {
+            Ok(seen) => (Some(seen), back),
+            Err(error) => {
+                self.send_away(back, &error);
+                (None, Vec::new())
+            }
+        }
+    }
+
+    fn send_away(&self, all: Vec<Waiting>, error: &AcknowledgeError) {
+        if all.is_empty() {
+            return;
+        }
+        let outcome = match error {
+            AcknowledgeError::Gone { .. } => Outcome::Superseded,
+            _ => Outcome::Unavailable,
+        };
+        tracing::warn!(%error, waiting = all.len(), "acknowledgements are not written");
+        for waiting in all {
+            waiting.answer(outcome.clone());
+        }
+    }
+}
+
+impl Drop for Worker {
+    /// Also when a bug ends the worker early: a queue without a worker would keep the hook's
+    /// callers waiting for ever. Without one they are answered 503.
+    fn drop(&mut self) {
+        let mut queues = self.committer.queues();
+        // A finished worker has removed its own queue; one that stands there by now could be the
+        // next worker's, so only a panic may touch it.
+        if std::thread::panicking()
+            && let Some(left) = queues.by_hook.remove(&self.hook)
+        {
+            let lost = left.waiting.len() + left.held;
+            queues.in_all = queues.in_all.saturating_sub(lost);
+        }
+    }
+}
+
+impl Waiting {
+    /// Who has hung up needs no answer.
+    fn answer(self, outcome: Outcome) {
+        let _ = self.answer.send(outcome);
+    }
+}
+
+impl Decided {
+    fn written(self) {
+        let outcome = Outcome::Written {
+            request: self.write.value.request,
+            result: self.write.value.result,
+        };
+        self.waiting.answer(outcome);
+    }
+
+    fn stands_in(&self, hook: &KrakeHook) -> bool {
+        hook.metadata.uid.as_deref() == Some(&self.waiting.incoming.hook_uid)
+            && hook
+                .status
+                .as_ref()
+                .and_then(|status| status.acknowledgements.get(&self.write.key))
+                == Some(&self.write.value)
+    }
+}
+
+/// Decides on everyone; answers whom it can, and groups what shares its tests, so that one who is
+/// refused takes only those with him who would be refused too.
+fn decide_all(sight: &Sight, everyone: Vec<Waiting>) -> Round {
+    let mut round = Round::default();
+    let kept = sight.hook.status.as_ref();
+    let mut keys = kept.map_or(0, |status| status.acknowledgements.len());
+    let mut taken = HashSet::new();
+    for waiting in everyone {
+        let look = match sight.asked {
+            Some(asked) if waiting.arrived <= asked => Look::Live,
+            _ => Look::Cached,
+        };
+        let outcome = match ack::decide(&sight.hook, &waiting.incoming, look) {
+            Verdict::Write(write) => {
+                let first: Option<&Decided> = round.group.first();
+                let same_tests = first.is_none_or(|first| first.write.tests == write.tests);
+                let is_new =
+                    kept.is_none_or(|status| !status.acknowledgements.contains_key(&write.key));
+                let has_room = !is_new || keys < ack::MOST_KEYS;
+                if same_tests && has_room && taken.insert(write.key.clone()) {
+                    keys += usize::from(is_new);
+                    round.group.push(Decided { waiting, write });
+                } else {
+                    round.again.push(waiting);
+                }
+                continue;
+            }
+            Verdict::LookAgain => {
+                round.has_to_look = true;
+                round.again.push(waiting);
+                continue;
+            }
+            Verdict::Replayed { request } => Outcome::Replayed { request },
+            Verdict::NotAsked => Outcome::NotAsked,
+            Verdict::Late => Outcome::Late,
+            Verdict::AlreadyAcknowledged => Outcome::AlreadyAcknowledged,
+            Verdict::Superseded => Outcome::Superseded,
+            Verdict::Full => Outcome::Full,
+        };
+        waiting.answer(outcome);
+    }
+    round
+}

@@ -1,0 +1,255 @@
+//! One connection: its requests, and when it ends.
+//!
+//! It ends when the client says so, when it has been idle or open for too long, when the program
+//! stops, and when its client is not trusted any more: then without an answer.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use rustls::pki_types::CertificateDer;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::identity::Peer;
+use super::listener::Limits;
+use super::tls::{Trust, TrustSlot};
+
+/// How often an HTTP/2 peer is asked whether it is still there, and how long it may take.
+const PING: std::time::Duration = std::time::Duration::from_secs(20);
+const PONG: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A connection that is about to be driven.
+pub struct Connection<S> {
+    service: S,
+    verified: Option<Arc<Verified>>,
+    limits: Limits,
+}
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Its first bytes will tell.
+    Unknown,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// A client whose chain was verified in the handshake, and by what.
+pub struct Verified {
+    chain: Vec<CertificateDer<'static>>,
+    peer: Option<Peer>,
+    by: ArcSwap<Trust>,
+    slot: Arc<TrustSlot>,
+}
+
+/// Ends a connection whose client is not trusted any more.
+#[derive(Debug, Error)]
+#[error("the client's certificate is not trusted any more")]
+struct Withdrawn;
+
+/// What goes on on a connection.
+struct Activity {
+    under_way: AtomicUsize,
+    last: Mutex<Instant>,
+    end: Notify,
+}
+
+impl Verified {
+    /// A client with this chain (leaf first).
+    pub fn new(chain: Vec<CertificateDer<'static>>, by: Arc<Trust>, slot: Arc<TrustSlot>) -> Self {
+        let read = chain.first().map(Peer::from_certificate);
+        if let Some(Err(error)) = &read {
+            tracing::debug!(%error, "a client certificate of ours names no hook");
+        }
+        Self {
+            peer: read.and_then(Result::ok),
+            chain,
+            by: ArcSwap::new(by),
+            slot,
+        }
+    }
+
+    /// Whether the newest trust lets this client in too.
+    fn is_still_trusted(&self) -> bool {
+        let Some(newest) = self.slot.newest() else {
+            return false;
+        };
+        if Arc::ptr_eq(&newest, &self.by.load()) {
+            return true;
+        }
+        let trusted = newest.lets_in(&self.chain);
+        if trusted {
+            self.by.store(newest);
+        }
+        trusted
+    }
+}
+
+impl<S, B> Connection<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// A connection for a service; without `verified` its requests have no peer.
+    pub fn new(service: S, verified: Option<Verified>, limits: Limits) -> Self {
+        Self {
+            service,
+            verified: verified.map(Arc::new),
+            limits,
+        }
+    }
+
+    /// Serves requests until the connection ends.
+    pub async fn drive<I>(self, io: I, protocol: Protocol, shutdown: CancellationToken)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self {
+            service,
+            verified,
+            limits,
+        } = self;
+        let opened = Instant::now();
+        let activity = Arc::new(Activity {
+            under_way: AtomicUsize::new(0),
+            last: Mutex::new(opened),
+            end: Notify::new(),
+        });
+        let watched = activity.clone();
+        let answer = service_fn(move |mut request: Request<Incoming>| {
+            let under_way = UnderWay::new(activity.clone());
+            let mut service = service.clone();
+            let verified = verified.clone();
+            async move {
+                if let Some(verified) = &verified {
+                    if !verified.is_still_trusted() {
+                        under_way.0.end.notify_one();
+                        return Err(Withdrawn);
+                    }
+                    if let Some(peer) = &verified.peer {
+                        request.extensions_mut().insert(peer.clone());
+                    }
+                }
+                let answer = match service.call(request).await {
+                    Ok(answer) => answer,
+                    Err(never) => match never {},
+                };
+                drop(under_way);
+                Ok(answer)
+            }
+        });
+        let builder = builder(protocol, &limits);
+        let connection = builder.serve_connection(TokioIo::new(io), answer);
+        tokio::pin!(connection);
+        let mut ends_by: Option<Instant> = None;
+        loop {
+            let wake = ends_by.unwrap_or_else(|| watched.next_look(opened, &limits));
+            let ending = ends_by.is_some();
+            tokio::select! {
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(error, "a connection broke off");
+                    }
+                    return;
+                }
+                () = shutdown.cancelled(), if !ending => {}
+                () = watched.end.notified(), if !ending => {}
+                () = tokio::time::sleep_until(wake) => {
+                    if ending {
+                        tracing::debug!("a connection is cut off");
+                        return;
+                    }
+                    if !watched.is_over(opened, &limits) {
+                        continue;
+                    }
+                }
+            }
+            connection.as_mut().graceful_shutdown();
+            ends_by = Some(Instant::now() + limits.drain);
+        }
+    }
+}
+
+impl Activity {
+    fn last(&self) -> Instant {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When it may be over, if nothing happens till then.
+    fn next_look(&self, opened: Instant, limits: &Limits) -> Instant {
+        let idle = if self.under_way.load(Ordering::Acquire) > 0 {
+            Instant::now() + limits.idle
+        } else {
+            self.last() + limits.idle
+        };
+        idle.min(opened + limits.age)
+    }
+
+    fn is_over(&self, opened: Instant, limits: &Limits) -> bool {
+        let now = Instant::now();
+        let idle = self.under_way.load(Ordering::Acquire) == 0 && now >= self.last() + limits.idle;
+        idle || now >= opened + limits.age
+    }
+}
+
+/// A request that is being answered; also when its future is dropped it is over.
+struct UnderWay(Arc<Activity>);
+
+impl UnderWay {
+    fn new(activity: Arc<Activity>) -> Self {
+        activity.under_way.fetch_add(1, Ordering::AcqRel);
+        Self(activity)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn builder(protocol: Protocol, limits: &Limits) -> Builder<TokioExecutor> {
+    let builder = Builder::new(TokioExecutor::new());
+    let mut builder = match protocol {
+        Protocol::Unknown => builder,
+        Protocol::Http1 => builder.http1_only(),
+        Protocol::Http2 => builder.http2_only(),
+    };
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(limits.head_bytes)
+        .max_headers(64);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        // The largest body fits; more would only be kept for nobody.
+        .initial_stream_window_size(16 * 1024)
+        .initial_connection_window_size(64 * 1024)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(100)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG);
+    builder
+}

@@ -1,0 +1,140 @@
+//! THE mTLS ENDPOINT: takes an app's "I am complete" and "I have shut down".
+//!
+//! Two things it must never do: answer 200 before the acknowledgement is written, and say a
+//! secret, in an answer, a log or an error.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `listener.rs` | the accept loop and its limits |
+//! | `connection.rs` | one connection and its end |
+//! | `tls.rs` | what the endpoint shows and whom it lets in |
+//! | `identity.rs` | who is calling |
+//! | `routes.rs` | the one route, from a request to an answer |
+//! | `body.rs` | what the app says |
+//! | `commit.rs` | the write, for all who wait for it at once |
+
+mod body;
+mod commit;
+mod connection;
+mod identity;
+pub mod listener;
+mod routes;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use kube::Client;
+use kube::runtime::reflector::Store;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub use commit::{Committer, HookName};
+pub use listener::{BindError, Limits, Listener, Mode};
+pub use tls::{Trust, TrustError, TrustSlot};
+
+use crate::api::{HookKind, KrakeHook};
+use crate::metrics::Metrics;
+use crate::pki::Ring;
+
+/// How many callers in a second may be refused after a look at the server; it protects the API
+/// server from those who have a certificate and guess tokens.
+const LOOKUPS_A_SECOND: NonZeroU32 = NonZeroU32::new(50).expect("50 is not zero");
+
+/// How many requests are read and answered at once; it bounds what their bodies hold.
+const MOST_REQUESTS: usize = 16_384;
+
+/// The endpoint that apps call.
+pub struct Endpoint {
+    hooks: Store<KrakeHook>,
+    ring: Arc<ArcSwap<Ring>>,
+    certificates_required: bool,
+    path_prefix: String,
+    body_within: Duration,
+    committer: Committer,
+    lookups: DefaultDirectRateLimiter,
+    places: Semaphore,
+    events: mpsc::Sender<Refused>,
+    metrics: Metrics,
+}
+
+/// What an [`Endpoint`] is made of.
+pub struct Parts {
+    /// The cache of hooks.
+    pub hooks: Store<KrakeHook>,
+    /// A client that does not try again by itself.
+    pub client: Client,
+    /// The ring of master keys; may be replaced at any time.
+    pub ring: Arc<ArcSwap<Ring>>,
+    /// What callers are given as the endpoint; its path, if any, is accepted before ours.
+    pub endpoint: String,
+    /// Gets what should become an Event on the hook.
+    pub events: mpsc::Sender<Refused>,
+    /// Where everything is counted.
+    pub metrics: Metrics,
+}
+
+/// An acknowledgement that did not count, for an Event on its hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The hook.
+    pub hook: HookName,
+    /// What was acknowledged.
+    pub kind: HookKind,
+    /// Why it did not count.
+    pub reason: Refusal,
+    /// The pod that said so, if the URL named one.
+    pub pod: Option<String>,
+}
+
+/// Why an acknowledgement did not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Nobody had asked for a shutdown.
+    NotAsked,
+    /// The request was closed.
+    Late,
+}
+
+impl Endpoint {
+    /// An endpoint; nothing happens until [`serve`](Self::serve).
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            hooks: parts.hooks,
+            ring: parts.ring,
+            // Until `serve` knows better: nobody without a certificate.
+            certificates_required: true,
+            body_within: Limits::default().body,
+            path_prefix: path_of(&parts.endpoint),
+            committer: Committer::new(parts.client, parts.metrics.clone()),
+            lookups: RateLimiter::direct(Quota::per_second(LOOKUPS_A_SECOND)),
+            places: Semaphore::new(MOST_REQUESTS),
+            events: parts.events,
+            metrics: parts.metrics,
+        }
+    }
+
+    /// Serves until `shutdown`; then lets requests under way finish and everything that waits to
+    /// be written be written.
+    pub async fn serve(mut self, listener: Listener, mode: Mode, shutdown: CancellationToken) {
+        self.certificates_required = matches!(mode, Mode::Tls(_));
+        self.body_within = listener.limits().body;
+        let (committer, metrics) = (self.committer.clone(), self.metrics.clone());
+        let service = warp::service(routes::filter(Arc::new(self)));
+        listener.serve(mode, service, metrics, shutdown).await;
+        committer.drained().await;
+    }
+}
+
+/// Path of a URL without its trailing slash.
+fn path_of(endpoint: &str) -> String {
+    endpoint
+        .parse::<hyper::Uri>()
+        .map(|uri| uri.path().trim_end_matches('/').to_owned())
+        .unwrap_or_default()
+}

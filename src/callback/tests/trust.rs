@@ -1,0 +1,131 @@
+//! Who is let in: certificates over both protocols and both versions of TLS, and trust that
+//! changes while connections are open.
+
+use super::*;
+use crate::testing::eventually;
+use warp::Filter;
+
+const BOTH: &[&rustls::SupportedProtocolVersion] =
+    &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// What a caller gets: an answer, or no connection.
+async fn attempt(
+    served: &Served,
+    certificate: Option<&Issued>,
+    protocol: &[u8],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Option<(u16, String)> {
+    let client = client(&served.authority, certificate, protocol, versions);
+    let stream = connect(served.address, &client).await.ok()?;
+    let mut sender = Sender::over(stream).await.ok()?;
+    let path = format!("{SHUTDOWN}/pod-1");
+    sender.put(&path, &served.body()).await.ok()
+}
+
+#[tokio::test]
+async fn only_the_hooks_own_living_certificate_is_let_in() {
+    let now = Timestamp::now();
+    let before = now - SignedDuration::from_hours(24);
+    let foreign = authority(3);
+    for protocol in [tls::HTTP2, tls::HTTP1] {
+        for version in BOTH {
+            let served = Served::tls().await;
+            let ours = &served.authority;
+            let issue = |by, name, uid, at| Some(client_certificate(by, name, uid, at));
+            let uid = testing::HOOK_UID;
+            let right = issue(ours, "trainer", uid, now);
+            let serial = right.as_ref().map(|issued| issued.serial.clone());
+            for (what, certificate, expected) in [
+                ("none", None, None),
+                ("foreign", issue(&foreign, "trainer", uid, now), None),
+                ("expired", issue(ours, "trainer", uid, before), None),
+                ("other hook", issue(ours, "other", uid, now), Some(401)),
+                (
+                    "earlier hook",
+                    issue(ours, "trainer", "earlier", now),
+                    Some(401),
+                ),
+                ("right", right, Some(200)),
+            ] {
+                let answer = attempt(&served, certificate.as_ref(), protocol, &[*version]).await;
+                let row = format!("{what} {version:?} {answer:?}");
+                let status = answer.as_ref().map(|(status, _)| *status);
+                assert_eq!(status, expected, "{row}");
+                if let Some((401, body)) = answer {
+                    assert_eq!(body, UNAUTHORIZED, "{row}");
+                }
+            }
+            let failures = served.metrics.text();
+            let line = "tls_handshake_failures_total{reason=\"Certificate\"} 3";
+            assert!(failures.contains(line), "{failures}");
+            let kept = served.api.get("ml", "trainer").status.unwrap();
+            let acknowledgement = &kept.acknowledgements["shutdown.pod-1"];
+            assert_eq!(acknowledgement.certificate, serial);
+            served.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_open_connection_follows_the_trust_that_is_replaced() {
+    for protocol in [tls::HTTP2, tls::HTTP1] {
+        let served = Served::tls().await;
+        let uid = testing::HOOK_UID;
+        let issued = client_certificate(&served.authority, "trainer", uid, Timestamp::now());
+        let client = client(&served.authority, Some(&issued), protocol, BOTH);
+        let stream = connect(served.address, &client).await.unwrap();
+        let mut sender = Sender::over(stream).await.unwrap();
+        let first = sender.put(SHUTDOWN, &served.body()).await.unwrap();
+        assert_eq!(first.0, 200);
+        // A renewed server certificate and the same roots: nobody notices.
+        let root = served.authority.root().clone();
+        served.slot.replace(trust(&served.authority, root));
+        let second = sender.put(SHUTDOWN, &served.body()).await.unwrap();
+        assert_eq!(second.0, 200);
+        // The root is withdrawn: no answer, and the end of the connection.
+        let other = authority(3);
+        served
+            .slot
+            .replace(trust(&served.authority, other.root().clone()));
+        let writes = served.api.calls().len();
+        assert!(sender.put(SHUTDOWN, &served.body()).await.is_err());
+        assert_eq!(served.api.calls().len(), writes);
+        let closed = || match &sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        };
+        eventually("the connection ends", closed).await;
+        served.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_of_its_own_the_endpoint_lets_nobody_in() {
+    let mut served = Served::tls().await;
+    served.slot = TrustSlot::new();
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Limits::default())
+        .await
+        .unwrap();
+    let address = listener.address();
+    let service = warp::service(warp::any().map(|| "here"));
+    let shutdown = CancellationToken::new();
+    let mode = Mode::Tls(served.slot.clone());
+    let serving =
+        tokio::spawn(listener.serve(mode, service, served.metrics.clone(), shutdown.clone()));
+    let issued = client_certificate(
+        &served.authority,
+        "trainer",
+        testing::HOOK_UID,
+        Timestamp::now(),
+    );
+    let client = client(&served.authority, Some(&issued), tls::HTTP1, BOTH);
+    assert!(connect(address, &client).await.is_err());
+    let line = "tls_handshake_failures_total{reason=\"NotReady\"} 1";
+    eventually("it is counted", || served.metrics.text().contains(line)).await;
+    let root = served.authority.root().clone();
+    served.slot.replace(trust(&served.authority, root));
+    assert!(connect(address, &client).await.is_ok());
+    shutdown.cancel();
+    serving.await.unwrap();
+    served.stop().await;
+}

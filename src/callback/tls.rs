@@ -1,0 +1,150 @@
+//! TLS of the endpoint: what it shows, and whom it lets in.
+//!
+//! Certificate, key and trust are replaced as one, without a restart: new connections use the
+//! newest. On connections that are open already the client is verified again by the new trust at
+//! its next request. Sessions are never resumed, because a resumed one is not verified.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use secrecy::{ExposeSecret, SecretString};
+use thiserror::Error;
+
+/// HTTP/2, as ALPN names it.
+pub const HTTP2: &[u8] = b"h2";
+/// HTTP/1.1, as ALPN names it.
+pub const HTTP1: &[u8] = b"http/1.1";
+
+/// What the endpoint shows and whom it lets in, at one time.
+#[derive(Debug)]
+pub struct Trust {
+    config: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// The place where the newest [`Trust`] is kept; empty until there is one.
+#[derive(Default)]
+pub struct TrustSlot(ArcSwapOption<Trust>);
+
+/// Why TLS cannot be set up.
+#[derive(Debug, Error)]
+pub enum TrustError {
+    /// Not PEM.
+    #[error("callback TLS: {part}: {source}")]
+    Pem {
+        /// Which part.
+        part: &'static str,
+        /// What is wrong.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// A certificate that clients are to be verified with is unusable.
+    #[error("callback TLS: a certificate to verify clients with: {0}")]
+    Root(rustls::Error),
+    /// Clients cannot be verified with these certificates.
+    #[error("callback TLS: the certificates to verify clients with: {0}")]
+    Verifier(#[from] VerifierBuilderError),
+    /// Certificate and key of the endpoint do not go together.
+    #[error("callback TLS: the endpoint's certificate and key: {0}")]
+    Certificate(rustls::Error),
+    /// The TLS library cannot do what is asked of it.
+    #[error("callback TLS: protocol versions: {0}")]
+    Versions(rustls::Error),
+}
+
+impl Trust {
+    /// The endpoint's chain (leaf first) and key, and the roots that clients are verified with.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        client_roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, TrustError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        for root in client_roots {
+            roots.add(root).map_err(TrustError::Root)?;
+        }
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .build()?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(TrustError::Versions)?
+            .with_client_cert_verifier(verifier.clone())
+            .with_single_cert(chain, key)
+            .map_err(TrustError::Certificate)?;
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        // A replayed early request is a replayed acknowledgement.
+        config.max_early_data_size = 0;
+        let config = Arc::new(config);
+        Ok(Self { config, verifier })
+    }
+
+    /// The same from PEM texts.
+    pub fn from_pem(
+        chain: &str,
+        key: &SecretString,
+        client_roots: &str,
+    ) -> Result<Self, TrustError> {
+        let certificates = |part, text: &str| {
+            CertificateDer::pem_slice_iter(text.as_bytes())
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|source| TrustError::Pem { part, source })
+        };
+        let key =
+            PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).map_err(|source| {
+                TrustError::Pem {
+                    part: "key",
+                    source,
+                }
+            })?;
+        let roots = certificates("client roots", client_roots)?;
+        Self::new(certificates("chain", chain)?, key, roots)
+    }
+
+    /// For the handshake of a new connection.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+
+    /// Whether a client with this chain (leaf first) would be let in now.
+    pub fn lets_in(&self, chain: &[CertificateDer<'_>]) -> bool {
+        chain.split_first().is_some_and(|(leaf, intermediates)| {
+            self.verifier
+                .verify_client_cert(leaf, intermediates, UnixTime::now())
+                .is_ok()
+        })
+    }
+}
+
+impl TrustSlot {
+    /// An empty slot: every connection is refused until [`replace`](Self::replace).
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// From now on.
+    pub fn replace(&self, trust: Trust) {
+        self.0.store(Some(Arc::new(trust)));
+    }
+
+    /// The newest.
+    pub fn newest(&self) -> Option<Arc<Trust>> {
+        self.0.load_full()
+    }
+}
+
+impl fmt::Debug for TrustSlot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_set = self.0.load().is_some();
+        formatter.debug_tuple("TrustSlot").field(&is_set).finish()
+    }
+}

@@ -1,0 +1,137 @@
+//! The one write of the callback: acknowledgements into a hook's status, and the look before it.
+//!
+//! It never tries again by itself: whether a write that failed may be repeated is for the caller
+//! to decide, who knows who waits for it.
+
+use std::time::Duration;
+
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, Error};
+use serde_json::Value;
+use thiserror::Error as ThisError;
+
+use crate::api::{KrakeHook, names};
+
+/// How long a call may take in all; the client's own timeouts are about connections.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why acknowledgements could not be written, or a hook not be read.
+#[derive(Debug, ThisError)]
+pub enum AcknowledgeError {
+    /// What was decided on is no longer so; nothing was written.
+    #[error("hook {hook}: it has changed: {source}")]
+    Refused {
+        /// The hook, as `namespace/name`.
+        hook: String,
+        /// What the server says.
+        source: Box<Error>,
+    },
+    /// The hook does not exist.
+    #[error("hook {hook}: it does not exist")]
+    Gone {
+        /// The hook, as `namespace/name`.
+        hook: String,
+    },
+    /// The server has not done it.
+    #[error("hook {hook}: the API server refuses: {source}")]
+    Unavailable {
+        /// The hook, as `namespace/name`.
+        hook: String,
+        /// What the server says.
+        source: Box<Error>,
+    },
+    /// No usable answer: whether it was written is not known.
+    #[error("hook {hook}: no answer from the API server: {source}")]
+    Lost {
+        /// The hook, as `namespace/name`.
+        hook: String,
+        /// What went wrong.
+        source: Box<Error>,
+    },
+}
+
+/// Reads one hook from the server.
+pub async fn look(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<KrakeHook, AcknowledgeError> {
+    let api: Api<KrakeHook> = Api::namespaced(client.clone(), namespace);
+    within(api.get(name))
+        .await
+        .map_err(|source| classify(namespace, name, source))
+}
+
+/// Writes acknowledgements; answers the hook as it stands after the write.
+pub async fn write(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    patch: Value,
+) -> Result<KrakeHook, AcknowledgeError> {
+    let api: Api<KrakeHook> = Api::namespaced(client.clone(), namespace);
+    let parameters = PatchParams {
+        field_manager: Some(names::CALLBACK_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let patch: json_patch::Patch =
+        serde_json::from_value(patch).expect("decide::ack makes only valid JSON patches");
+    within(api.patch_status(name, &parameters, &Patch::Json::<()>(patch)))
+        .await
+        .map_err(|source| classify(namespace, name, source))
+}
+
+async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(ANSWER_WITHIN, call)
+        .await
+        .unwrap_or_else(|elapsed| Err(Error::Service(elapsed.into())))
+}
+
+fn classify(namespace: &str, name: &str, source: Error) -> AcknowledgeError {
+    let hook = format!("{namespace}/{name}");
+    let code = match &source {
+        Error::Api(status) => status.code,
+        _ => 0,
+    };
+    let source = Box::new(source);
+    match code {
+        404 => AcknowledgeError::Gone { hook },
+        409 | 422 => AcknowledgeError::Refused { hook, source },
+        400..=499 => AcknowledgeError::Unavailable { hook, source },
+        // 5xx too: an API server that gave up on etcd does not know either.
+        _ => AcknowledgeError::Lost { hook, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    #[test]
+    fn what_a_code_says_about_the_write() {
+        for (code, expected) in [
+            (404, "Gone"),
+            (409, "Refused"),
+            (422, "Refused"),
+            (403, "Unavailable"),
+            (429, "Unavailable"),
+            (500, "Lost"),
+            (504, "Lost"),
+        ] {
+            let status = Status {
+                code,
+                ..Status::default()
+            };
+            let error = classify("ml", "trainer", Error::Api(Box::new(status)));
+            let word = format!("{error:?}");
+            assert!(word.starts_with(expected), "{code}: {word}");
+            assert!(error.to_string().contains("ml/trainer"), "{error}");
+        }
+        let broken = classify("ml", "trainer", Error::Service("connection reset".into()));
+        assert!(
+            matches!(broken, AcknowledgeError::Lost { .. }),
+            "{broken:?}"
+        );
+    }
+}

@@ -1,0 +1,596 @@
+//! Writing: carries out what was decided, one effect at a time, and says what became known.
+//!
+//! Every write is safe when another writer, or a second self, was faster: it names the uid or the
+//! resourceVersion it was decided on, or a JSON patch tests what it is about to change.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::PartialObjectMeta;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+use secrecy::{ExposeSecret, SecretBox};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::secrets::{self, SecretError, SecretOrder};
+use super::{Act, Error, objects, said};
+use crate::api::status::TokenSecret;
+use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
+use crate::decide::pods::guard_uid;
+use crate::decide::seen::{Named, Notice, Refusal};
+use crate::decide::{Effect, Fact, Seen};
+use crate::pki::{Ring, SecretData};
+
+/// What is needed to write.
+#[derive(Clone)]
+pub struct Writer {
+    /// The API server.
+    pub client: Client,
+    /// Derives tokens; `release-all` has none.
+    pub ring: Option<Arc<Ring>>,
+    /// Whether the admission policy fences our writes to Secrets.
+    pub fenced: bool,
+    /// Makes Events.
+    pub recorder: Recorder,
+}
+
+impl Writer {
+    /// A writer for `release-all`, which gives nobody a token.
+    pub fn for_release(client: Client) -> Self {
+        let reporter = Reporter::from("krake-hooks-release-all".to_owned());
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            ring: None,
+            fenced: false,
+        }
+    }
+
+    /// Takes our finalizer off a hook.
+    pub async fn free_hook(&self, hook: &KrakeHook) -> Result<(), Error> {
+        let namespace = hook.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<KrakeHook> = Api::namespaced(self.client.clone(), namespace);
+        if let Some(patch) = without_finalizer(&hook.metadata, names::HOOK_FINALIZER) {
+            self.patched(&api, &hook.metadata, patch).await?;
+        }
+        Ok(())
+    }
+
+    /// Carries out one effect. A call to the app is not one of its own: `CallOut` is the caller's.
+    pub async fn apply(&self, seen: &Seen, effect: &Effect) -> Result<Fact, Error> {
+        match effect {
+            Effect::AddHookFinalizer => self.add_hook_finalizer(seen).await,
+            Effect::RemoveHookFinalizer => self.remove_hook_finalizer(seen).await,
+            Effect::CreateGuard => self.create_guard(seen).await,
+            Effect::ApplyConfigMap(entries) => {
+                let object = objects::config_map(seen, &guard(seen), &json!(entries));
+                let applied = self.applied(seen, names::CONTROLLER_MANAGER, &object).await?;
+                Ok(Fact::ConfigMap(Box::new(applied)))
+            }
+            Effect::WriteToken {
+                workload_uid,
+                derived_for,
+                recorded,
+            } => {
+                self.write_token(seen, workload_uid, derived_for, recorded.as_ref())
+                    .await
+            }
+            Effect::ApplyCertificate => {
+                let object = objects::certificate(seen, &guard(seen));
+                let applied: HookCertificate =
+                    self.applied(seen, names::CONTROLLER_MANAGER, &object).await?;
+                Ok(Fact::Certificate(Box::new(applied)))
+            }
+            Effect::WriteStatus(status) => self.write_status(seen, status).await,
+            Effect::ApplyInjection(patch) => self.inject(seen, patch).await,
+            Effect::CreateCanary { workload_uid } => self.create_canary(seen, workload_uid).await,
+            Effect::RemoveCanary { name } => self.remove_canary(seen, name).await,
+            Effect::Guard(set) => {
+                let reference = objects::guard_reference(seen.hook_uid(), &guard(seen));
+                self.guard(seen.namespace(), set, Some(reference)).await
+            }
+            Effect::Unguard(set) => self.guard(seen.namespace(), set, None).await,
+            Effect::DeleteReplicaSet {
+                replica_set,
+                resource_version,
+                foreground,
+            } => {
+                self.delete_replica_set(seen.namespace(), replica_set, resource_version, *foreground)
+                    .await
+            }
+            Effect::ReleaseWorkload { uid } => self.release_workload(seen, uid).await,
+            Effect::DeleteWorkload { uid } => self.delete_workload(seen, uid).await,
+            Effect::Prune(old) => self.prune(seen, old).await,
+            Effect::Event(notice) => {
+                self.tell(seen, notice).await;
+                Ok(Fact::Nothing)
+            }
+            Effect::CallOut(_) => Ok(Fact::Calling),
+            Effect::DeleteGuard => match &seen.guard {
+                Some(guard) => self.delete_guard(guard).await.map(|()| Fact::GuardGone),
+                None => Ok(Fact::GuardGone),
+            },
+        }
+    }
+
+    async fn add_hook_finalizer(&self, seen: &Seen) -> Result<Fact, Error> {
+        let meta = &seen.hook.metadata;
+        let add = if meta.finalizers.is_some() {
+            json!({"op": "add", "path": "/metadata/finalizers/-", "value": names::HOOK_FINALIZER})
+        } else {
+            json!({"op": "add", "path": "/metadata/finalizers", "value": [names::HOOK_FINALIZER]})
+        };
+        let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version});
+        let hook = self.patched(&self.hooks(seen), meta, json!([test, add])).await?;
+        Ok(hook.map_or(Fact::Nothing, |hook: KrakeHook| Fact::Hook(Box::new(hook))))
+    }
+
+    async fn remove_hook_finalizer(&self, seen: &Seen) -> Result<Fact, Error> {
+        let Some(patch) = without_finalizer(&seen.hook.metadata, names::HOOK_FINALIZER) else {
+            return Ok(Fact::Nothing);
+        };
+        let hook = self
+            .patched(&self.hooks(seen), &seen.hook.metadata, patch)
+            .await?;
+        // A hook without finalizer that is gone leaves the fact that there is nothing left to do.
+        let mut last = seen.hook.clone();
+        if let Some(finalizers) = &mut last.metadata.finalizers {
+            finalizers.retain(|f| f != names::HOOK_FINALIZER);
+        }
+        Ok(Fact::Hook(Box::new(hook.unwrap_or(last))))
+    }
+
+    async fn create_guard(&self, seen: &Seen) -> Result<Fact, Error> {
+        let api: Api<HookGuard> = Api::all(self.client.clone());
+        let guard = self.created(&api, seen.hook_uid(), objects::guard(seen)).await?;
+        Ok(Fact::Guard(Box::new(guard)))
+    }
+
+    async fn write_token(
+        &self,
+        seen: &Seen,
+        workload_uid: &str,
+        derived_for: &str,
+        recorded: Option<&TokenSecret>,
+    ) -> Result<Fact, Error> {
+        let name = names::of_hook(seen.hook_name(), seen.hook_uid());
+        let Some(ring) = &self.ring else {
+            return Ok(Fact::Nothing);
+        };
+        let token = ring.token(seen.hook_uid(), workload_uid);
+        let bytes: Box<[u8]> = token.expose_secret().as_bytes().into();
+        let order = SecretOrder {
+            namespace: seen.namespace(),
+            name: &name,
+            owner_label: seen.hook_uid(),
+            owner: owner(&objects::guard_reference(seen.hook_uid(), &guard(seen))),
+            data: SecretData::from([(names::TOKEN.to_owned(), SecretBox::new(bytes))]),
+            recorded: recorded.map(|recorded| secrets::Recorded {
+                uid: recorded.secret_uid.clone(),
+                resource_version: recorded.resource_version.clone(),
+            }),
+        };
+        match secrets::write(&self.client, order, self.fenced).await {
+            Ok(written) => {
+                if written.overwrote_edit {
+                    let note = format!("Secret {name} had been edited by somebody else and was written again");
+                    self.tell(seen, &warning("SecretOverwritten", note)).await;
+                }
+                Ok(Fact::Token(TokenSecret {
+                    secret_uid: written.uid,
+                    resource_version: written.resource_version,
+                    derived_for: Some(derived_for.to_owned()),
+                }))
+            }
+            Err(SecretError::Taken { name, message }) => {
+                Ok(Fact::Refused(Refusal::SecretTaken { name, message }))
+            }
+            Err(other) => Err(unwritten(other)),
+        }
+    }
+
+    async fn write_status(
+        &self,
+        seen: &Seen,
+        status: &crate::api::KrakeHookStatus,
+    ) -> Result<Fact, Error> {
+        let name = seen.hook_name();
+        let parameters = PatchParams::apply(names::CONTROLLER_MANAGER).force();
+        let patch = Patch::Apply(objects::status(&seen.hook, status));
+        let hook = self
+            .hooks(seen)
+            .patch_status(name, &parameters, &patch)
+            .await
+            .map_err(Error::of(
+                Act::Apply,
+                format!("status of KrakeHook {}/{name}", seen.namespace()),
+            ))?;
+        Ok(Fact::Hook(Box::new(hook)))
+    }
+
+    async fn inject(&self, seen: &Seen, patch: &Value) -> Result<Fact, Error> {
+        match self.applied::<Deployment>(seen, names::INJECT_MANAGER, patch).await {
+            Ok(workload) => Ok(Fact::Workload(Box::new(workload))),
+            Err(error) if matches!(error.code(), 403 | 422) => {
+                Ok(Fact::Refused(Refusal::InjectionRejected {
+                    message: said(&error.source),
+                }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn create_canary(&self, seen: &Seen, workload_uid: &str) -> Result<Fact, Error> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), seen.namespace());
+        let name = names::canary(seen.hook_name(), workload_uid);
+        let canary = self
+            .created(&api, &name, objects::canary(seen, workload_uid))
+            .await?;
+        Ok(Fact::Canary(Box::new(canary)))
+    }
+
+    async fn remove_canary(&self, seen: &Seen, name: &str) -> Result<Fact, Error> {
+        let canary = seen
+            .canaries
+            .iter()
+            .find(|c| c.metadata.name.as_deref() == Some(name));
+        if let Some(canary) = canary {
+            self.drop_canary(seen.namespace(), canary).await?;
+        }
+        Ok(Fact::CanaryGone(name.to_owned()))
+    }
+
+    /// Takes a canary's finalizer off and deletes it.
+    pub async fn drop_canary(&self, namespace: &str, canary: &ConfigMap) -> Result<(), Error> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        if let Some(patch) = without_finalizer(&canary.metadata, names::CANARY_FINALIZER) {
+            self.patched(&api, &canary.metadata, patch).await?;
+        }
+        self.deleted(&api, &canary.metadata, DeleteParams::background())
+            .await
+    }
+
+    /// Puts the guard on a ReplicaSet, or takes it off.
+    pub async fn guard(
+        &self,
+        namespace: &str,
+        set: &Named,
+        reference: Option<Value>,
+    ) -> Result<Fact, Error> {
+        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace);
+        let patch = objects::guarded(namespace, &set.name, &set.uid, reference);
+        let parameters = PatchParams::apply(names::GUARD_MANAGER).force();
+        let applied = api
+            .patch_metadata(&set.name, &parameters, &Patch::Apply(patch))
+            .await
+            .map_err(Error::of(
+                Act::Apply,
+                format!("guard on ReplicaSet {namespace}/{}", set.name),
+            ));
+        match applied {
+            Ok(PartialObjectMeta { metadata, .. }) => Ok(Fact::ReplicaSet(Box::new(metadata))),
+            // Gone, or another one of that name: it needs no guard of ours.
+            Err(error) if matches!(error.code(), 404 | 409 | 422) => {
+                Ok(Fact::ReplicaSetGone(set.uid.clone()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a ReplicaSet if it is still the one that was seen.
+    pub async fn delete_replica_set(
+        &self,
+        namespace: &str,
+        set: &Named,
+        resource_version: &str,
+        foreground: bool,
+    ) -> Result<Fact, Error> {
+        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace);
+        let how = if foreground {
+            DeleteParams::foreground()
+        } else {
+            DeleteParams::background()
+        };
+        let meta = ObjectMeta {
+            name: Some(set.name.clone()),
+            namespace: Some(namespace.to_owned()),
+            uid: Some(set.uid.clone()),
+            resource_version: Some(resource_version.to_owned()),
+            ..ObjectMeta::default()
+        };
+        self.deleted(&api, &meta, how).await?;
+        Ok(Fact::ReplicaSetGone(set.uid.clone()))
+    }
+
+    async fn release_workload(&self, seen: &Seen, uid: &str) -> Result<Fact, Error> {
+        let Some(workload) = &seen.workload else {
+            return Ok(Fact::WorkloadGone);
+        };
+        self.release(seen.namespace(), workload, uid).await
+    }
+
+    /// Takes our finalizer off a workload. It tests nothing but the finalizer and the uid: the
+    /// Deployment controller writes the terminating Deployment all the time.
+    pub async fn release(
+        &self,
+        namespace: &str,
+        workload: &Deployment,
+        uid: &str,
+    ) -> Result<Fact, Error> {
+        let mut meta = workload.metadata.clone();
+        meta.uid = Some(uid.to_owned());
+        let Some(patch) = without_finalizer(&meta, names::SHUTDOWN_FINALIZER) else {
+            return Ok(Fact::Nothing);
+        };
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
+        let left = self.patched(&api, &meta, patch).await?;
+        Ok(left.map_or(Fact::WorkloadGone, |w| Fact::Workload(Box::new(w))))
+    }
+
+    async fn delete_workload(&self, seen: &Seen, uid: &str) -> Result<Fact, Error> {
+        let Some(workload) = &seen.workload else {
+            return Ok(Fact::WorkloadGone);
+        };
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), seen.namespace());
+        let meta = ObjectMeta {
+            name: workload.metadata.name.clone(),
+            namespace: workload.metadata.namespace.clone(),
+            uid: Some(uid.to_owned()),
+            ..ObjectMeta::default()
+        };
+        self.deleted(&api, &meta, DeleteParams::background()).await?;
+        // Whether it is gone or waits for its finalizer is seen by looking again.
+        let name = workload.metadata.name.as_deref().unwrap_or_default();
+        let left = super::observe::workload(&self.client, seen.namespace(), name).await?;
+        Ok(match left.filter(|w| w.metadata.uid.as_deref() == Some(uid)) {
+            Some(left) => Fact::Workload(Box::new(left)),
+            None => Fact::WorkloadGone,
+        })
+    }
+
+    async fn prune(&self, seen: &Seen, old: &[(String, Value)]) -> Result<Fact, Error> {
+        let mut operations = Vec::new();
+        for (key, value) in old {
+            let key = key.replace('~', "~0").replace('/', "~1");
+            let path = format!("/status/acknowledgements/{key}");
+            operations.push(json!({"op": "test", "path": path, "value": value}));
+            operations.push(json!({"op": "remove", "path": path}));
+        }
+        let patch: json_patch::Patch = serde_json::from_value(Value::Array(operations))
+            .expect("these are JSON patch operations");
+        let name = seen.hook_name();
+        let parameters = PatchParams {
+            field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let hook = self
+            .hooks(seen)
+            .patch_status(name, &parameters, &Patch::Json::<()>(patch))
+            .await
+            .map_err(Error::of(
+                Act::Patch,
+                format!("acknowledgements of KrakeHook {}/{name}", seen.namespace()),
+            ))?;
+        Ok(Fact::Hook(Box::new(hook)))
+    }
+
+    /// Events are for people; one that cannot be written stops nothing.
+    async fn tell(&self, seen: &Seen, notice: &Notice) {
+        let event = |secondary| Event {
+            type_: if notice.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
+            reason: notice.reason.to_owned(),
+            note: Some(notice.note.chars().take(1000).collect()),
+            action: notice.reason.to_owned(),
+            secondary,
+        };
+        let hook = seen.hook.object_ref(&());
+        let workload = seen.workload.as_ref().map(|w| w.object_ref(&()));
+        let mut regarding: Vec<(ObjectReference, Option<ObjectReference>)> =
+            vec![(hook.clone(), workload.clone())];
+        if let Some(workload) = workload.filter(|_| notice.on_workload) {
+            regarding.push((workload, Some(hook)));
+        }
+        for (reference, secondary) in regarding {
+            if let Err(error) = self.recorder.publish(&event(secondary), &reference).await {
+                tracing::debug!(%error, reason = notice.reason, "cannot write an Event");
+            }
+        }
+    }
+
+    /// Takes a guard's finalizer off and deletes it.
+    pub async fn delete_guard(&self, guard: &HookGuard) -> Result<(), Error> {
+        let api: Api<HookGuard> = Api::all(self.client.clone());
+        self.deleted(&api, &guard.metadata, DeleteParams::background())
+            .await?;
+        if let Some(patch) = without_finalizer(&guard.metadata, names::GUARD_FINALIZER) {
+            self.patched(&api, &guard.metadata, patch).await?;
+        }
+        Ok(())
+    }
+
+    /// Server-side apply of JSON to a namespaced object.
+    pub async fn apply_json<K>(
+        &self,
+        namespace: &str,
+        manager: &str,
+        object: &Value,
+    ) -> Result<K, Error>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let parameters = PatchParams::apply(manager).force();
+        api.patch(name, &parameters, &Patch::Apply(object))
+            .await
+            .map_err(Error::of(
+                Act::Apply,
+                format!("{} {namespace}/{name}", K::kind(&())),
+            ))
+    }
+
+    async fn applied<K>(&self, seen: &Seen, manager: &str, object: &Value) -> Result<K, Error>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        self.apply_json(seen.namespace(), manager, object).await
+    }
+
+    /// Creates an object, or finds the one that a second self has created.
+    async fn created<K>(&self, api: &Api<K>, name: &str, object: Value) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    {
+        let described = format!("{} {name}", K::kind(&()));
+        let object: K = serde_json::from_value(object).map_err(|source| {
+            Error::of(Act::Create, described.clone())(kube::Error::SerdeError(source))
+        })?;
+        let parameters = PostParams {
+            field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        match api.create(&parameters, &object).await {
+            Ok(created) => Ok(created),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => api
+                .get(name)
+                .await
+                .map_err(Error::of(Act::Get, described)),
+            Err(source) => Err(Error::of(Act::Create, described)(source)),
+        }
+    }
+
+    /// A guarded JSON patch; nothing if the object is gone.
+    async fn patched<K>(
+        &self,
+        api: &Api<K>,
+        meta: &ObjectMeta,
+        patch: Value,
+    ) -> Result<Option<K>, Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let name = meta.name.as_deref().unwrap_or_default();
+        let patch: json_patch::Patch =
+            serde_json::from_value(patch).expect("these are JSON patch operations");
+        let parameters = PatchParams {
+            field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        match api.patch(name, &parameters, &Patch::Json::<()>(patch)).await {
+            Ok(object) => Ok(Some(object)),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+            Err(source) => Err(Error::of(
+                Act::Patch,
+                format!(
+                    "{} {}/{name}",
+                    K::kind(&()),
+                    meta.namespace.as_deref().unwrap_or_default()
+                ),
+            )(source)),
+        }
+    }
+
+    /// Deletes the object of this uid (and resourceVersion, if there is one); gone is fine.
+    async fn deleted<K>(
+        &self,
+        api: &Api<K>,
+        meta: &ObjectMeta,
+        how: DeleteParams,
+    ) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let name = meta.name.as_deref().unwrap_or_default();
+        let exactly = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: meta.uid.clone(),
+                // A finalizer patch of our own has just moved it, except where it was asked for.
+                resource_version: meta
+                    .resource_version
+                    .clone()
+                    .filter(|_| K::kind(&()) == "ReplicaSet"),
+            }),
+            ..how
+        };
+        match api.delete(name, &exactly).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(source) => Err(Error::of(
+                Act::Delete,
+                format!(
+                    "{} {}/{name}",
+                    K::kind(&()),
+                    meta.namespace.as_deref().unwrap_or_default()
+                ),
+            )(source)),
+        }
+    }
+
+    fn hooks(&self, seen: &Seen) -> Api<KrakeHook> {
+        Api::namespaced(self.client.clone(), seen.namespace())
+    }
+}
+
+/// The patch that takes one finalizer off an object as it was seen.
+fn without_finalizer(meta: &ObjectMeta, finalizer: &str) -> Option<Value> {
+    let index = meta
+        .finalizers
+        .iter()
+        .flatten()
+        .position(|f| f == finalizer)?;
+    let path = format!("/metadata/finalizers/{index}");
+    Some(json!([
+        {"op": "test", "path": "/metadata/uid", "value": meta.uid},
+        {"op": "test", "path": path, "value": finalizer},
+        {"op": "remove", "path": path},
+    ]))
+}
+
+fn unwritten(error: SecretError) -> Error {
+    let described = error.to_string();
+    match error {
+        SecretError::Create {
+            namespace,
+            name,
+            source,
+        } => Error::of(Act::Create, format!("Secret {namespace}/{name}"))(source),
+        SecretError::Update {
+            namespace,
+            name,
+            source,
+        } => Error::of(Act::Update, format!("Secret {namespace}/{name}"))(source),
+        _ => Error::of(Act::Create, "a Secret")(kube::Error::Service(described.into())),
+    }
+}
+
+fn guard(seen: &Seen) -> String {
+    guard_uid(seen).unwrap_or_default().to_owned()
+}
+
+fn owner(reference: &Value) -> OwnerReference {
+    serde_json::from_value(reference.clone()).expect("this is an owner reference")
+}
+
+fn warning(reason: &'static str, note: String) -> Notice {
+    Notice {
+        warning: true,
+        reason,
+        note,
+        on_workload: false,
+    }
+}

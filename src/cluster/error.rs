@@ -1,0 +1,136 @@
+//! What can go wrong at the API server, and what to do about it.
+
+use std::fmt;
+
+use thiserror::Error as ThisError;
+
+/// What was being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Reading an object.
+    Get,
+    /// Listing objects.
+    List,
+    /// Creating an object.
+    Create,
+    /// Server-side apply.
+    Apply,
+    /// A guarded JSON patch.
+    Patch,
+    /// Replacing an object.
+    Update,
+    /// Deleting an object.
+    Delete,
+}
+
+/// What an error calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// The server or the way to it has a bad moment: the same again, ever more slowly.
+    Retry,
+    /// Somebody else was faster: look again, and say nothing.
+    Conflict,
+    /// It stays so until a person acts: tell them.
+    User,
+    /// We have asked for something that cannot be.
+    Bug,
+}
+
+/// A call to the API server failed.
+#[derive(Debug, ThisError)]
+#[error("cannot {act} {object}: {}", said(.source))]
+pub struct Error {
+    /// What was being done.
+    pub act: Act,
+    /// To what: kind, namespace and name.
+    pub object: String,
+    /// What the server or the way to it said.
+    #[source]
+    pub source: kube::Error,
+}
+
+impl Error {
+    /// Makes an error that names its object.
+    pub fn of(act: Act, object: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let object = object.into();
+        move |source| Self {
+            act,
+            object,
+            source,
+        }
+    }
+
+    /// HTTP status of the answer; 0 without one.
+    pub fn code(&self) -> u16 {
+        code(&self.source)
+    }
+
+    /// What to do about it.
+    pub fn class(&self) -> Class {
+        match (self.code(), self.act) {
+            // A guarded JSON patch whose test failed, or an object that is another one now.
+            (404, _) | (422, Act::Patch) => Class::Conflict,
+            _ => class_of(&self.source),
+        }
+    }
+}
+
+impl Class {
+    /// The word in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "Retry",
+            Self::Conflict => "Conflict",
+            Self::User => "User",
+            Self::Bug => "Bug",
+        }
+    }
+}
+
+/// What an answer of the API server calls for, where nothing more is known about the call.
+pub fn class_of(error: &kube::Error) -> Class {
+    match error {
+        kube::Error::Api(status) => match status.code {
+            409 => Class::Conflict,
+            400 | 405 | 406 | 415 => Class::Bug,
+            403 | 413 | 422 => Class::User,
+            _ => Class::Retry,
+        },
+        kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => {
+            Class::Bug
+        }
+        _ => Class::Retry,
+    }
+}
+
+/// What went wrong, in the API server's own words where it has any: the error type shows each
+/// answer twice.
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        kube::Error::Api(status) => format!("answered {} {}", status.code, status.reason),
+        other => other.to_string(),
+    }
+}
+
+/// HTTP status of an answer; 0 without one.
+pub fn code(error: &kube::Error) -> u16 {
+    match error {
+        kube::Error::Api(status) => status.code,
+        _ => 0,
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Create => "create",
+            Self::Apply => "apply",
+            Self::Patch => "patch",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        })
+    }
+}

@@ -1,0 +1,16 @@
+//! TOUCHING THE SERVER: the only module that writes to the API server.
+//!
+//! [`observe`] reads, [`apply`] writes what `decide` asked for, [`secrets`] is the one way a
+//! tenant's Secret is written, [`acknowledge`] the one way an acknowledgement is. Nothing here has
+//! an opinion; every write is safe when another writer, or a second self, was faster.
+
+pub mod acknowledge;
+pub mod apply;
+pub mod connect;
+pub mod error;
+pub mod observe;
+pub mod objects;
+pub mod remains;
+pub mod secrets;
+
+pub use error::{Act, Class, Error, class_of, said};

@@ -1,0 +1,276 @@
+//! Reading: caches that watches keep up, and live looks where a removal is decided.
+//!
+//! The workload itself is read live each time: whether it is being deleted, and what its template
+//! says, is never a matter of what a cache has heard so far. While it is being deleted, everything
+//! the decision depends on is.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, ListParams};
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, ResourceExt};
+
+use super::{Act, Error};
+use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
+use crate::decide::Seen;
+use crate::decide::inject::carries_stamp_of;
+use crate::decide::seen::{Call, is_owned_by};
+
+/// What watches have heard.
+#[derive(Clone)]
+pub struct Caches {
+    /// All hooks.
+    pub hooks: Store<KrakeHook>,
+    /// ReplicaSets with a hook's label.
+    pub replica_sets: Store<PartialObjectMeta<ReplicaSet>>,
+    /// Pods with a hook's label.
+    pub pods: Store<Pod>,
+    /// ConfigMaps that are ours.
+    pub config_maps: Store<ConfigMap>,
+    /// All certificates.
+    pub certificates: Store<HookCertificate>,
+    /// All guards.
+    pub guards: Store<HookGuard>,
+    /// All Services.
+    pub services: Store<Service>,
+    /// All namespaces.
+    pub namespaces: Store<PartialObjectMeta<Namespace>>,
+}
+
+/// Everything a decision about this hook is made from.
+pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Result<Seen, Error> {
+    let namespace = hook.namespace().unwrap_or_default();
+    let name = hook.name_any();
+    let uid = hook.uid().unwrap_or_default();
+    let labelled = |meta: &ObjectMeta| {
+        meta.namespace.as_deref() == Some(namespace.as_str())
+            && label(meta, names::HOOK_LABEL) == Some(&name)
+    };
+    let object = names::of_hook(&name, &uid);
+    let mut seen = Seen {
+        rival: rival(caches, hook),
+        workload: workload(client, &namespace, &hook.spec.workload.name).await?,
+        replica_sets: caches
+            .replica_sets
+            .state_filter(|set| labelled(&set.metadata))
+            .iter()
+            .map(|set| set.metadata.clone())
+            .collect(),
+        pods: caches
+            .pods
+            .state_filter(|pod| labelled(&pod.metadata))
+            .iter()
+            .map(|pod| pod.as_ref().clone())
+            .collect(),
+        lost_nodes: Vec::new(),
+        guard: caches
+            .guards
+            .get(&ObjectRef::new(&uid))
+            .map(|guard| guard.as_ref().clone()),
+        config_map: caches
+            .config_maps
+            .get(&ObjectRef::new(&object).within(&namespace))
+            .map(|config_map| config_map.as_ref().clone()),
+        certificate: caches
+            .certificates
+            .get(&ObjectRef::new(&object).within(&namespace))
+            .map(|certificate| certificate.as_ref().clone()),
+        canaries: caches
+            .config_maps
+            .state_filter(|c| label(&c.metadata, names::CANARY_LABEL) == Some(&uid))
+            .iter()
+            .map(|canary| canary.as_ref().clone())
+            .collect(),
+        service: service_name(hook).and_then(|service| {
+            let service = caches
+                .services
+                .get(&ObjectRef::new(service).within(&namespace))?;
+            Some(service.as_ref().clone())
+        }),
+        callable: Vec::new(),
+        namespace_terminating: caches
+            .namespaces
+            .get(&ObjectRef::new(&namespace))
+            .is_some_and(|ns| ns.metadata.deletion_timestamp.is_some()),
+        call: Call::None,
+        injections: Vec::new(),
+        token: None,
+        refusal: None,
+        hook: hook.clone(),
+    };
+    let guarded = |set: &ObjectMeta| {
+        let guard = seen.guard.as_ref().and_then(|g| g.metadata.uid.as_deref());
+        guard.is_some_and(|guard| is_owned_by(set, guard))
+    };
+    let deciding = match &seen.workload {
+        Some(workload) => {
+            workload.metadata.deletion_timestamp.is_some() || seen.namespace_terminating
+        }
+        None => seen.replica_sets.iter().any(guarded),
+    };
+    if deciding {
+        look_live(client, &mut seen).await?;
+    }
+    Ok(seen)
+}
+
+/// The workload, live.
+pub async fn workload(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Deployment>, Error> {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    api.get_opt(name)
+        .await
+        .map_err(Error::of(Act::Get, format!("Deployment {namespace}/{name}")))
+}
+
+/// ReplicaSets, live, that carry the label of a hook of this name.
+pub async fn replica_sets(
+    client: &Client,
+    namespace: &str,
+    hook: &str,
+) -> Result<Vec<ObjectMeta>, Error> {
+    let api: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
+    let found = api
+        .list_metadata(&of_hook(hook))
+        .await
+        .map_err(Error::of(Act::List, format!("ReplicaSets in {namespace}")))?;
+    Ok(found.items.into_iter().map(|set| set.metadata).collect())
+}
+
+/// Pods, live, that match a label selector.
+pub async fn pods(client: &Client, namespace: &str, labels: &str) -> Result<Vec<Pod>, Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let found = api
+        .list(&ListParams::default().labels(labels))
+        .await
+        .map_err(Error::of(Act::List, format!("pods in {namespace}")))?;
+    Ok(found.items)
+}
+
+/// Canaries of a hook, live.
+pub async fn canaries(
+    client: &Client,
+    namespace: &str,
+    hook_uid: &str,
+) -> Result<Vec<ConfigMap>, Error> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let labels = format!("{}={hook_uid}", names::CANARY_LABEL);
+    let found = api
+        .list(&ListParams::default().labels(&labels))
+        .await
+        .map_err(Error::of(Act::List, format!("ConfigMaps in {namespace}")))?;
+    Ok(found.items)
+}
+
+/// Label selector of a hook's ReplicaSets and pods.
+pub fn hook_selector(hook: &str) -> String {
+    format!("{}={hook}", names::HOOK_LABEL)
+}
+
+async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
+    let namespace = seen.namespace().to_owned();
+    let hook = seen.hook_name().to_owned();
+    let uid = seen.hook_uid().to_owned();
+    let selector = seen
+        .hook
+        .status
+        .as_ref()
+        .and_then(|s| s.call_out.as_ref())
+        .map(|call_out| {
+            let pairs: Vec<_> = call_out
+                .selector
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            pairs.join(",")
+        })
+        .filter(|selector| !selector.is_empty());
+    let labels = hook_selector(&hook);
+    let (sets, own, canaries, callable) = futures::try_join!(
+        replica_sets(client, &namespace, &hook),
+        pods(client, &namespace, &labels),
+        canaries(client, &namespace, &uid),
+        async {
+            match &selector {
+                Some(selector) => pods(client, &namespace, selector).await,
+                None => Ok(Vec::new()),
+            }
+        },
+    )?;
+    seen.replica_sets = sets;
+    seen.pods = own;
+    seen.canaries = canaries;
+    seen.callable = callable;
+    seen.lost_nodes = lost_nodes(client, seen).await?;
+    Ok(())
+}
+
+/// Nodes of this hook's pods that are gone or out of service.
+async fn lost_nodes(client: &Client, seen: &Seen) -> Result<Vec<String>, Error> {
+    let nodes: BTreeSet<&str> = seen
+        .pods
+        .iter()
+        .filter(|pod| carries_stamp_of(&pod.metadata, seen.hook_uid()))
+        .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
+        .collect();
+    let api: Api<Node> = Api::all(client.clone());
+    let mut lost = Vec::new();
+    for name in nodes {
+        let node = api
+            .get_opt(name)
+            .await
+            .map_err(Error::of(Act::Get, format!("Node {name}")))?;
+        let out = node.is_none_or(|node| {
+            let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+            taints
+                .iter()
+                .any(|taint| taint.key == "node.kubernetes.io/out-of-service")
+        });
+        if out {
+            lost.push(name.to_owned());
+        } else {
+            // One pod on a living node is enough to wait for: no need to ask about the others.
+            break;
+        }
+    }
+    Ok(lost)
+}
+
+/// An older hook for the same workload. Of the same age, the smaller name is the older.
+fn rival(caches: &Caches, hook: &KrakeHook) -> Option<String> {
+    let age = |hook: &KrakeHook| {
+        let created = hook.metadata.creation_timestamp.clone();
+        (created, hook.metadata.name.clone())
+    };
+    caches
+        .hooks
+        .state_filter(|other| {
+            other.metadata.namespace == hook.metadata.namespace
+                && other.spec.workload == hook.spec.workload
+                && other.metadata.uid != hook.metadata.uid
+                && age(other) < age(hook)
+        })
+        .iter()
+        .min_by_key(|other| age(other))
+        .map(|other| other.name_any())
+}
+
+fn service_name(hook: &KrakeHook) -> Option<&str> {
+    let call_out = hook.spec.shutdown.as_ref()?.call_out.as_ref()?;
+    Some(&call_out.service.as_ref()?.name)
+}
+
+fn of_hook(hook: &str) -> ListParams {
+    ListParams::default().labels(&hook_selector(hook))
+}
+
+fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a String> {
+    meta.labels.as_ref()?.get(name)
+}

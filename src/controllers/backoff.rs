@@ -1,0 +1,65 @@
+//! How long to wait after an error, object by object.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::cluster::Class;
+
+const FIRST: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(60);
+/// Somebody was faster: the cache needs a moment to hear of it.
+const CONFLICT: Duration = Duration::from_millis(100);
+
+/// Errors in a row, by object.
+#[derive(Debug, Default)]
+pub struct Backoff<K> {
+    failures: Mutex<HashMap<K, u32>>,
+}
+
+impl<K: Hash + Eq> Backoff<K> {
+    /// Starts with no errors.
+    pub fn new() -> Self {
+        Self {
+            failures: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The wait after one more error of this class.
+    pub fn after(&self, object: K, class: Class) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(object).or_insert(0);
+        *count = count.saturating_add(1);
+        match class {
+            Class::Conflict => CONFLICT.saturating_mul(1 << (*count).min(8)).min(MOST),
+            Class::Retry => FIRST.saturating_mul(1 << (*count - 1).min(6)).min(MOST),
+            Class::User | Class::Bug => FIRST.saturating_mul(1 << (*count + 2).min(6)).min(MOST),
+        }
+    }
+
+    /// It went well.
+    pub fn reset(&self, object: &K) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.remove(object);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_object_by_object_and_start_anew() {
+        let backoff = Backoff::new();
+        assert_eq!(backoff.after("a", Class::Retry), Duration::from_secs(1));
+        assert_eq!(backoff.after("a", Class::Retry), Duration::from_secs(2));
+        assert_eq!(backoff.after("b", Class::Retry), Duration::from_secs(1));
+        assert!(backoff.after("c", Class::Conflict) < Duration::from_secs(1));
+        for _ in 0..100 {
+            assert!(backoff.after("a", Class::Retry) <= MOST);
+        }
+        backoff.reset(&"a");
+        assert_eq!(backoff.after("a", Class::Retry), Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,241 @@
+//! The watches, each once, and which hook a change belongs to.
+
+use futures::{Stream, StreamExt, future};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource, ResourceExt};
+
+use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
+use crate::cluster::observe::Caches;
+
+/// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
+const WATCH_SECONDS: u32 = 120;
+
+/// What wakes the reconcile of a hook.
+pub type Triggers = futures::stream::BoxStream<'static, Vec<ObjectRef<KrakeHook>>>;
+
+/// The caches, the hooks as a stream of changes, and what else wakes a hook's reconcile.
+pub struct Watches {
+    /// What watches have heard.
+    pub caches: Caches,
+    /// Changes of hooks.
+    pub hooks: futures::stream::BoxStream<'static, Result<KrakeHook, watcher::Error>>,
+    /// Changes of anything else, as hooks.
+    pub others: Triggers,
+}
+
+/// Opens every watch; nothing flows until the streams are polled.
+pub fn watches(client: &Client) -> Watches {
+    let (hooks, hook_writer) = reflector::store();
+    let (replica_sets, replica_set_writer) = reflector::store();
+    let (pods, pod_writer) = reflector::store();
+    let (config_maps, config_map_writer) = reflector::store();
+    let (certificates, certificate_writer) = reflector::store();
+    let (guards, guard_writer) = reflector::store();
+    let (services, service_writer) = reflector::store();
+    let (namespaces, namespace_writer) = reflector::store();
+    let caches = Caches {
+        hooks,
+        replica_sets,
+        pods,
+        config_maps,
+        certificates,
+        guards,
+        services,
+        namespaces,
+    };
+    let hooks = watcher(Api::<KrakeHook>::all(client.clone()), everything())
+        .default_backoff()
+        .modify(slim)
+        .reflect(hook_writer)
+        .touched_objects()
+        .boxed();
+    let labelled = || everything().labels(names::HOOK_LABEL);
+    let ours = || everything().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
+    let by_label = |meta: &ObjectMeta| {
+        let name = meta.labels.as_ref()?.get(names::HOOK_LABEL)?;
+        Some(ObjectRef::new(name).within(meta.namespace.as_deref()?))
+    };
+    let by_owner_label = by_uid(&caches.hooks);
+    let others = futures::stream::select_all([
+        touched(
+            watcher(Api::<PartialObjectMeta<Deployment>>::all(client.clone()), everything()),
+            by_workload(&caches.hooks),
+        ),
+        touched(
+            watcher(Api::<PartialObjectMeta<ReplicaSet>>::all(client.clone()), labelled())
+                .modify(slim)
+                .reflect(replica_set_writer),
+            move |set: &PartialObjectMeta<ReplicaSet>| by_label(&set.metadata).into_iter().collect(),
+        ),
+        touched(
+            watcher(Api::<Pod>::all(client.clone()), labelled())
+                .modify(slim)
+                .reflect(pod_writer),
+            move |pod: &Pod| by_label(&pod.metadata).into_iter().collect(),
+        ),
+        touched(
+            watcher(Api::<ConfigMap>::all(client.clone()), ours())
+                .modify(slim)
+                .reflect(config_map_writer),
+            by_owner_label.clone(),
+        ),
+        touched(
+            watcher(Api::<HookCertificate>::all(client.clone()), everything())
+                .modify(slim)
+                .reflect(certificate_writer),
+            |certificate: &HookCertificate| {
+                let namespace = certificate.namespace().unwrap_or_default();
+                vec![ObjectRef::new(&certificate.spec.hook.name).within(&namespace)]
+            },
+        ),
+        touched(
+            watcher(Api::<HookGuard>::all(client.clone()), everything())
+                .modify(slim)
+                .reflect(guard_writer),
+            |guard: &HookGuard| {
+                let hook = &guard.spec.hook;
+                vec![ObjectRef::new(&hook.name).within(&hook.namespace)]
+            },
+        ),
+        touched(
+            watcher(Api::<Service>::all(client.clone()), everything())
+                .modify(slim)
+                .reflect(service_writer),
+            by_service(&caches.hooks),
+        ),
+        touched(
+            watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), everything())
+                .modify(slim)
+                .reflect(namespace_writer),
+            by_namespace(&caches.hooks),
+        ),
+    ])
+    .boxed();
+    Watches {
+        caches,
+        hooks,
+        others,
+    }
+}
+
+impl Caches {
+    /// Waits until every watch has told all there is.
+    pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
+        self.hooks.wait_until_ready().await?;
+        self.replica_sets.wait_until_ready().await?;
+        self.pods.wait_until_ready().await?;
+        self.config_maps.wait_until_ready().await?;
+        self.certificates.wait_until_ready().await?;
+        self.guards.wait_until_ready().await?;
+        self.services.wait_until_ready().await?;
+        self.namespaces.wait_until_ready().await
+    }
+}
+
+fn everything() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+/// Managed fields are most of an object's size, and nothing decided from a cache needs them.
+fn slim<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+}
+
+/// Changes of one kind as the hooks they belong to. An error is logged; the watch goes on.
+fn touched<K, S, F>(stream: S, hooks: F) -> Triggers
+where
+    K: Resource<DynamicType = ()> + Send + 'static,
+    S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+    F: Fn(&K) -> Vec<ObjectRef<KrakeHook>> + Send + 'static,
+{
+    stream
+        .default_backoff()
+        .touched_objects()
+        .filter_map(move |change| {
+            future::ready(match change {
+                Ok(object) => Some(hooks(&object)),
+                Err(error) => {
+                    tracing::warn!(kind = %K::kind(&()), %error, "watch failed; it is opened again");
+                    None
+                }
+            })
+        })
+        .boxed()
+}
+
+fn matching(
+    hooks: &Store<KrakeHook>,
+    wanted: impl Fn(&KrakeHook) -> bool,
+) -> Vec<ObjectRef<KrakeHook>> {
+    hooks
+        .state_filter(wanted)
+        .iter()
+        .map(|hook| ObjectRef::from_obj(hook.as_ref()))
+        .collect()
+}
+
+fn by_workload(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&PartialObjectMeta<Deployment>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    move |workload| {
+        matching(&hooks, |hook| {
+            hook.metadata.namespace == workload.metadata.namespace
+                && Some(&hook.spec.workload.name) == workload.metadata.name.as_ref()
+        })
+    }
+}
+
+fn by_service(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&Service) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    move |service| {
+        matching(&hooks, |hook| {
+            let shutdown = hook.spec.shutdown.as_ref();
+            let called = shutdown
+                .and_then(|s| s.call_out.as_ref())
+                .and_then(|c| c.service.as_ref())
+                .map(|s| &s.name);
+            hook.metadata.namespace == service.metadata.namespace
+                && called.is_some()
+                && called == service.metadata.name.as_ref()
+        })
+    }
+}
+
+/// Only a namespace that is on its way out is of interest.
+fn by_namespace(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&PartialObjectMeta<Namespace>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    move |namespace| {
+        if namespace.metadata.deletion_timestamp.is_none() {
+            return Vec::new();
+        }
+        matching(&hooks, |hook| {
+            hook.metadata.namespace == namespace.metadata.name
+        })
+    }
+}
+
+fn by_uid(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&ConfigMap) -> Vec<ObjectRef<KrakeHook>> + Clone + Send + 'static {
+    let hooks = hooks.clone();
+    move |config_map| {
+        let labels = config_map.metadata.labels.as_ref();
+        let uid = labels.and_then(|labels| {
+            labels
+                .get(names::CANARY_LABEL)
+                .or_else(|| labels.get(names::OWNER_LABEL))
+        });
+        matching(&hooks, |hook| uid.is_some() && hook.metadata.uid.as_ref() == uid)
+    }
+}

@@ -1,0 +1,113 @@
+//! Guards of hooks that are gone: each stays until nothing needs it, then it goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+
+use super::backoff::Backoff;
+use crate::api::{HookGuard, KrakeHook};
+use crate::cluster::apply::Writer;
+use crate::cluster::observe::Caches;
+use crate::cluster::{Class, Error, remains};
+use crate::decide::{Effect, Next, farewell};
+use crate::metrics::Metrics;
+
+const RESYNC: Duration = Duration::from_secs(600);
+
+/// What a reconcile needs.
+pub struct Context {
+    /// Writes.
+    pub writer: Writer,
+    /// Caches of the hook controller.
+    pub caches: Caches,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Errors in a row.
+    pub backoff: Backoff<String>,
+}
+
+/// Runs until `shutdown`.
+pub async fn run(
+    context: Arc<Context>,
+    watches: &Client,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let hooks = watcher(
+        Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .touched_objects();
+    let guards = Api::<HookGuard>::all(watches.clone());
+    Controller::new(guards, watcher::Config::default())
+        .with_config(Config::default().concurrency(4))
+        // A guard has the name of its hook's uid: a hook that goes wakes it.
+        .watches_stream(hooks, |hook: PartialObjectMeta<KrakeHook>| {
+            hook.uid().map(|uid| ObjectRef::new(&uid))
+        })
+        .graceful_shutdown_on(shutdown)
+        .run(reconcile, on_error, context)
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Action, Error> {
+    context.caches.wait_until_ready().await.ok();
+    let name = guard.name_any();
+    let Some(left) = remains::observe(&context.writer.client, &context.caches, &guard).await?
+    else {
+        return Ok(Action::requeue(RESYNC));
+    };
+    let now = Timestamp::now();
+    let decision = farewell::decide(&left, now);
+    for effect in &decision.effects {
+        remains::apply(&context.writer, &left, effect).await?;
+        tracing::info!(
+            guard = name,
+            hook = left.guard.spec.hook.name,
+            namespace = left.guard.spec.hook.namespace,
+            effect = farewell_label(effect),
+            "done for a hook that is gone"
+        );
+    }
+    context.backoff.reset(&name);
+    if decision.effects == [Effect::DeleteGuard] {
+        return Ok(Action::await_change());
+    }
+    Ok(Action::requeue(match decision.next {
+        // What was changed is looked at again rather than believed.
+        Next::AwaitChange => Duration::from_secs(1),
+        Next::At(at) => Duration::try_from(at.duration_since(now)).unwrap_or_default(),
+    }))
+}
+
+fn farewell_label(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::ApplyInjection(_) => "Eject",
+        Effect::Unguard(_) => "Unguard",
+        Effect::DeleteReplicaSet { .. } => "DeleteReplicaSet",
+        Effect::ReleaseWorkload { .. } => "ReleaseWorkload",
+        Effect::RemoveCanary { .. } => "RemoveCanary",
+        Effect::DeleteGuard => "DeleteGuard",
+        _ => "Nothing",
+    }
+}
+
+fn on_error(guard: Arc<HookGuard>, error: &Error, context: Arc<Context>) -> Action {
+    let class = error.class();
+    context.metrics.reconcile_failed("guard", class);
+    if class == Class::Conflict {
+        tracing::debug!(guard = guard.name_any(), %error, "somebody was faster; looking again");
+    } else {
+        tracing::warn!(guard = guard.name_any(), %error, "will try again");
+    }
+    Action::requeue(context.backoff.after(guard.name_any(), class))
+}

@@ -1,0 +1,211 @@
+//! Hook and workload, one reconcile for both: observe, then decide and apply until there is nothing
+//! left to do.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::watch;
+
+use super::backoff::Backoff;
+use super::caches::Watches;
+use crate::api::KrakeHook;
+use crate::callout::Calls;
+use crate::cluster::apply::Writer;
+use crate::cluster::observe::{Caches, observe};
+use crate::cluster::{Class, Error};
+use crate::decide::{self, Effect, Next, Seen, Settings};
+use crate::metrics::Metrics;
+
+/// Reconciles that run at once; each waits for the API server most of its time.
+const AT_ONCE: u16 = 16;
+/// So many rounds of decide and apply are a mistake of ours.
+const MOST_ROUNDS: usize = 32;
+/// Everything is looked at now and then, whatever a watch may have missed.
+const RESYNC: Duration = Duration::from_secs(600);
+/// How long an injection counts as lately.
+const LATELY: SignedDuration = SignedDuration::from_mins(10);
+
+/// What a reconcile needs.
+pub struct Context {
+    /// Writes.
+    pub writer: Writer,
+    /// Caches.
+    pub caches: Caches,
+    /// Settings; the CA bundle in them changes while running.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// Calls to apps.
+    pub calls: Calls,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Errors in a row.
+    pub backoff: Backoff<ObjectRef<KrakeHook>>,
+    /// When this process injected, by hook; to notice a quarrel with another field manager.
+    pub injections: Mutex<HashMap<String, Vec<Timestamp>>>,
+}
+
+/// Runs until `shutdown`.
+pub async fn run(
+    context: Arc<Context>,
+    watches: Watches,
+    called: impl Stream<Item = ObjectRef<KrakeHook>> + Send + 'static,
+    settings_changed: impl Stream<Item = ()> + Send + 'static,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let store = context.caches.hooks.clone();
+    let others = watches.others.flat_map(futures::stream::iter);
+    Controller::for_stream(watches.hooks, store)
+        .with_config(Config::default().concurrency(AT_ONCE))
+        .reconcile_on(futures::stream::select(others, called))
+        .reconcile_all_on(settings_changed)
+        .graceful_shutdown_on(shutdown)
+        .run(reconcile, on_error, Arc::clone(&context))
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action, Error> {
+    context.caches.wait_until_ready().await.ok();
+    let object = ObjectRef::from_obj(hook.as_ref());
+    let mut seen = observe(&context.writer.client, &context.caches, &hook).await?;
+    let uid = seen.hook_uid().to_owned();
+    seen.injections = context.injected_lately(&uid, Timestamp::now());
+    let mut rounds = 0;
+    let next = loop {
+        let settings = context.settings.borrow().clone();
+        seen.call = context.call(&seen);
+        let decision = decide::hook::decide(&seen, &settings, Timestamp::now());
+        rounds += 1;
+        if decision.effects.is_empty() {
+            break decision.next;
+        }
+        if rounds > MOST_ROUNDS {
+            tracing::error!(hook = %object, effects = ?decision.effects.iter().map(label).collect::<Vec<_>>(), "decisions do not come to an end");
+            break Next::At(Timestamp::now() + SignedDuration::from_secs(30));
+        }
+        for effect in &decision.effects {
+            context.carry_out(&object, &mut seen, effect).await?;
+        }
+    };
+    context.backoff.reset(&object);
+    if seen.hook.metadata.deletion_timestamp.is_some()
+        && seen.hook.finalizers().is_empty()
+    {
+        context.forget(&uid);
+    }
+    Ok(Action::requeue(match next {
+        Next::AwaitChange => RESYNC,
+        Next::At(at) => wait_until(at).min(RESYNC),
+    }))
+}
+
+fn on_error(hook: Arc<KrakeHook>, error: &Error, context: Arc<Context>) -> Action {
+    let object = ObjectRef::from_obj(hook.as_ref());
+    let class = error.class();
+    context.metrics.reconcile_failed("hook", class);
+    match class {
+        Class::Conflict => tracing::debug!(hook = %object, %error, "somebody was faster; looking again"),
+        Class::Retry => tracing::warn!(hook = %object, %error, "will try again"),
+        Class::User | Class::Bug => tracing::error!(hook = %object, %error, "cannot go on"),
+    }
+    Action::requeue(context.backoff.after(object, class))
+}
+
+impl Context {
+    async fn carry_out(
+        &self,
+        object: &ObjectRef<KrakeHook>,
+        seen: &mut Seen,
+        effect: &Effect,
+    ) -> Result<(), Error> {
+        if let Effect::CallOut(order) = effect {
+            self.calls
+                .start(object.clone(), seen.hook_uid(), order.as_ref().clone());
+            return Ok(());
+        }
+        let fact = self.writer.apply(seen, effect).await?;
+        match effect {
+            Effect::Event(notice) => {
+                tracing::info!(hook = %object, reason = notice.reason, note = notice.note, "event");
+            }
+            effect => tracing::info!(hook = %object, effect = label(effect), "done"),
+        }
+        self.metrics.effect(label(effect));
+        if matches!(effect, Effect::ApplyInjection(_)) {
+            let now = Timestamp::now();
+            let mut all = self
+                .injections
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            all.entry(seen.hook_uid().to_owned()).or_default().push(now);
+            seen.injections.push(now);
+        }
+        seen.absorb(fact);
+        Ok(())
+    }
+
+    /// What this process knows of its calls for the request and round that the hook has now.
+    fn call(&self, seen: &Seen) -> decide::seen::Call {
+        let request = seen.hook.status.as_ref().and_then(|s| s.request.as_ref());
+        request.map_or(decide::seen::Call::None, |request| {
+            self.calls
+                .state(seen.hook_uid(), &request.id, request.round)
+        })
+    }
+
+    fn injected_lately(&self, uid: &str, now: Timestamp) -> Vec<Timestamp> {
+        let mut all = self
+            .injections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(times) = all.get_mut(uid) else {
+            return Vec::new();
+        };
+        times.retain(|at| now.duration_since(*at) < LATELY);
+        times.clone()
+    }
+
+    fn forget(&self, uid: &str) {
+        self.calls.forget(uid);
+        self.injections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
+    }
+}
+
+fn wait_until(at: Timestamp) -> Duration {
+    let left = at.duration_since(Timestamp::now());
+    // A moment later rather than a moment too early: the clock that counts is the decision's.
+    Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5)
+}
+
+/// The effect's name, for logs and metrics; never its content.
+fn label(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::AddHookFinalizer => "AddHookFinalizer",
+        Effect::RemoveHookFinalizer => "RemoveHookFinalizer",
+        Effect::CreateGuard => "CreateGuard",
+        Effect::ApplyConfigMap(_) => "ApplyConfigMap",
+        Effect::WriteToken { .. } => "WriteToken",
+        Effect::ApplyCertificate => "ApplyCertificate",
+        Effect::WriteStatus(_) => "WriteStatus",
+        Effect::ApplyInjection(_) => "ApplyInjection",
+        Effect::CreateCanary { .. } => "CreateCanary",
+        Effect::RemoveCanary { .. } => "RemoveCanary",
+        Effect::Guard(_) => "Guard",
+        Effect::Unguard(_) => "Unguard",
+        Effect::DeleteReplicaSet { .. } => "DeleteReplicaSet",
+        Effect::ReleaseWorkload { .. } => "ReleaseWorkload",
+        Effect::DeleteWorkload { .. } => "DeleteWorkload",
+        Effect::CallOut(_) => "CallOut",
+        Effect::Prune(_) => "Prune",
+        Effect::Event(_) => "Event",
+        Effect::DeleteGuard => "DeleteGuard",
+    }
+}

@@ -1,0 +1,325 @@
+//! What is counted and measured.
+//!
+//! Labels are enums: a name or uid that users choose is never one, or the number of series would
+//! be theirs to choose too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::api::HookKind;
+use crate::api::status::Outcome;
+use crate::cluster::Class;
+
+/// All metrics; clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    acknowledgements: Family<AcknowledgementLabels, Counter>,
+    commits: Family<CommitLabels, Counter>,
+    commit_group: Histogram,
+    commit_seconds: Histogram,
+    lookups: Family<LookupLabels, Counter>,
+    handshake_failures: Family<HandshakeLabels, Counter>,
+    connections: Gauge,
+    reconcile_errors: Family<ReconcileLabels, Counter>,
+    effects: Family<EffectLabels, Counter>,
+    releases: Family<ReleaseLabels, Counter>,
+}
+
+/// How an acknowledgement was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AcknowledgementOutcome {
+    /// Written: it counts.
+    Accepted,
+    /// It stood there already.
+    Replayed,
+    /// Written, and it says that the app failed: it does not count.
+    Failure,
+    /// 409: nobody asked.
+    NotAsked,
+    /// 409: the request is closed.
+    Late,
+    /// 409: a Success counted already.
+    AlreadyAcknowledged,
+    /// 401.
+    Unauthorized,
+    /// 503: the hook can hold no more.
+    Full,
+    /// 503: too many wait.
+    Busy,
+    /// 503: it could not be written.
+    Unavailable,
+}
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CommitOutcome {
+    /// The server has it.
+    Written,
+    /// The hook had changed.
+    Refused,
+    /// The hook is gone.
+    Gone,
+    /// The server has not done it.
+    Unavailable,
+    /// No answer.
+    Lost,
+}
+
+/// Why a hook was read from the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LookupReason {
+    /// A caller was refused by what the cache says.
+    Credentials,
+    /// An acknowledgement would be refused by what was last seen.
+    Decision,
+    /// The answer to a write was lost.
+    LostAnswer,
+    /// Not read: too many callers were refused in this second.
+    Limited,
+}
+
+/// Why a TLS handshake failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HandshakeFailure {
+    /// It took too long.
+    Timeout,
+    /// The client hung up, or spoke no TLS we speak.
+    Broken,
+    /// No client certificate, or not one of ours.
+    Certificate,
+    /// There is no server certificate yet.
+    NotReady,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AcknowledgementLabels {
+    kind: &'static str,
+    outcome: Word<AcknowledgementOutcome>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CommitLabels {
+    outcome: Word<CommitOutcome>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookupLabels {
+    reason: Word<LookupReason>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    reason: Word<HandshakeFailure>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReconcileLabels {
+    controller: &'static str,
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EffectLabels {
+    effect: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReleaseLabels {
+    outcome: &'static str,
+}
+
+/// A variant whose name is the label's value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Word<T>(T);
+
+impl<T: std::fmt::Debug> EncodeLabelValue for Word<T> {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        format!("{:?}", self.0).encode(encoder)
+    }
+}
+
+impl Metrics {
+    /// Metrics that stand at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("krake_hooks");
+        let acknowledgements = Family::default();
+        let commits = Family::default();
+        let commit_group = Histogram::new([1., 2., 4., 8., 16., 32., 64., 128., 256., 512., 1024.]);
+        let commit_seconds = Histogram::new([0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1., 5.]);
+        let lookups = Family::default();
+        let handshake_failures = Family::default();
+        let connections = Gauge::default();
+        let reconcile_errors = Family::default();
+        let effects = Family::default();
+        let releases = Family::default();
+        registry.register(
+            "reconcile_errors",
+            "Reconciles that ended in an error, by controller and what the error calls for",
+            reconcile_errors.clone(),
+        );
+        registry.register(
+            "effects",
+            "What the hook controller has done, by kind",
+            effects.clone(),
+        );
+        registry.register(
+            "outcomes",
+            "Outcomes of removals and completions, by outcome",
+            releases.clone(),
+        );
+        registry.register(
+            "acknowledgements",
+            "Acknowledgements, by kind of hook and how they were answered",
+            acknowledgements.clone(),
+        );
+        registry.register(
+            "commits",
+            "Writes of acknowledgements, by how they ended",
+            commits.clone(),
+        );
+        registry.register(
+            "commit_group_size",
+            "Acknowledgements in one write",
+            commit_group.clone(),
+        );
+        registry.register(
+            "commit_duration_seconds",
+            "Time of one write of acknowledgements",
+            commit_seconds.clone(),
+        );
+        registry.register(
+            "live_lookups",
+            "Hooks read from the API server by the callback, by reason",
+            lookups.clone(),
+        );
+        registry.register(
+            "tls_handshake_failures",
+            "TLS handshakes of the callback that failed, by reason",
+            handshake_failures.clone(),
+        );
+        registry.register(
+            "callback_connections",
+            "Open connections of the callback",
+            connections.clone(),
+        );
+        Self {
+            registry: Arc::new(registry),
+            acknowledgements,
+            commits,
+            commit_group,
+            commit_seconds,
+            lookups,
+            handshake_failures,
+            connections,
+            reconcile_errors,
+            effects,
+            releases,
+        }
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a String cannot fail");
+        text
+    }
+
+    /// An acknowledgement was answered.
+    pub fn acknowledged(&self, kind: HookKind, outcome: AcknowledgementOutcome) {
+        let (kind, outcome) = (kind.as_str(), Word(outcome));
+        self.acknowledgements
+            .get_or_create(&AcknowledgementLabels { kind, outcome })
+            .inc();
+    }
+
+    /// A group was written, or was not.
+    pub fn committed(&self, outcome: CommitOutcome, group: usize, took: Duration) {
+        let outcome = Word(outcome);
+        self.commits.get_or_create(&CommitLabels { outcome }).inc();
+        self.commit_group.observe(group as f64);
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A hook was read from the server.
+    pub fn looked_up(&self, reason: LookupReason) {
+        let reason = Word(reason);
+        self.lookups.get_or_create(&LookupLabels { reason }).inc();
+    }
+
+    /// A TLS handshake failed.
+    pub fn handshake_failed(&self, reason: HandshakeFailure) {
+        let reason = Word(reason);
+        self.handshake_failures
+            .get_or_create(&HandshakeLabels { reason })
+            .inc();
+    }
+
+    /// A reconcile ended in an error.
+    pub fn reconcile_failed(&self, controller: &'static str, class: Class) {
+        let class = class.as_str();
+        self.reconcile_errors
+            .get_or_create(&ReconcileLabels { controller, class })
+            .inc();
+    }
+
+    /// The hook controller has done something.
+    pub fn effect(&self, effect: &'static str) {
+        self.effects.get_or_create(&EffectLabels { effect }).inc();
+    }
+
+    /// A removal was let go on, or a workload completed.
+    pub fn outcome(&self, outcome: Outcome) {
+        let outcome = outcome.as_str();
+        self.releases
+            .get_or_create(&ReleaseLabels { outcome })
+            .inc();
+    }
+
+    /// The gauge of open connections.
+    pub fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_count_into_the_same_text() {
+        let metrics = Metrics::new();
+        let clone = metrics.clone();
+        clone.acknowledged(HookKind::Shutdown, AcknowledgementOutcome::Late);
+        clone.committed(CommitOutcome::Written, 3, Duration::from_millis(4));
+        clone.looked_up(LookupReason::Decision);
+        clone.handshake_failed(HandshakeFailure::Certificate);
+        let text = metrics.text();
+        for line in [
+            "krake_hooks_acknowledgements_total{kind=\"shutdown\",outcome=\"Late\"} 1",
+            "krake_hooks_commits_total{outcome=\"Written\"} 1",
+            "krake_hooks_commit_group_size_bucket{le=\"2.0\"} 0",
+            "krake_hooks_commit_group_size_bucket{le=\"4.0\"} 1",
+            "krake_hooks_commit_duration_seconds_bucket{le=\"0.005\"} 1",
+            "krake_hooks_live_lookups_total{reason=\"Decision\"} 1",
+            "krake_hooks_tls_handshake_failures_total{reason=\"Certificate\"} 1",
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} not in\n{text}");
+        }
+    }
+}
