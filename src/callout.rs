@@ -133,12 +133,7 @@ impl Caller {
     }
 }
 
-fn set(
-    known: &Mutex<HashMap<String, Known>>,
-    hook_uid: &str,
-    order: &CallOutOrder,
-    call: Call,
-) {
+fn set(known: &Mutex<HashMap<String, Known>>, hook_uid: &str, order: &CallOutOrder, call: Call) {
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
     known.insert(
         hook_uid.to_owned(),
@@ -150,16 +145,18 @@ fn set(
     );
 }
 
-async fn call(
-    client: Client<HttpConnector, Empty<Bytes>>,
-    order: Order,
-) -> (Order, Attempt) {
+async fn call(client: Client<HttpConnector, Empty<Bytes>>, order: Order) -> (Order, Attempt) {
     let code = match tokio::time::timeout(ANSWER_WITHIN, put(&client, &order)).await {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             let connecting = error.is_connect();
             tracing::debug!(hook = %order.hook, pod = order.order.pod, %error, "call failed");
-            if connecting { "ConnectFailed" } else { "NoAnswer" }.to_owned()
+            if connecting {
+                "ConnectFailed"
+            } else {
+                "NoAnswer"
+            }
+            .to_owned()
         }
         Err(_) => "Timeout".to_owned(),
     };
@@ -184,7 +181,10 @@ async fn put(
         .header("Krake-Request-Id", &to.request)
         .header("Krake-Deadline", to.deadline.to_string())
         .header("Content-Length", "0")
-        .header("User-Agent", concat!("krake-hooks/", env!("CARGO_PKG_VERSION")))
+        .header(
+            "User-Agent",
+            concat!("krake-hooks/", env!("CARGO_PKG_VERSION")),
+        )
         .body(Empty::new())
         .expect("address and headers are valid; the path is checked by the schema");
     let response = client.request(request).await?;

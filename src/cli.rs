@@ -11,7 +11,13 @@ use crate::telemetry::LogFormat;
 #[command(name = "krake-hooks", version, about, max_term_width = 100)]
 pub struct Cli {
     /// How log lines look; auto: JSON unless standard error is a terminal.
-    #[arg(long, global = true, value_enum, default_value_t, env = "KRAKE_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "KRAKE_LOG_FORMAT"
+    )]
     pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]

@@ -31,7 +31,9 @@ pub enum ReleaseError {
     #[error("{0}; run release-all again")]
     Call(#[from] cluster::Error),
     /// Something kept changing.
-    #[error("{0} object(s) could not be released, because somebody else keeps changing them; is the operator still running? Run release-all again")]
+    #[error(
+        "{0} object(s) could not be released, because somebody else keeps changing them; is the operator still running? Run release-all again"
+    )]
     Left(usize),
 }
 
@@ -111,9 +113,10 @@ async fn wait_for_pods(
         .filter(|pod| inject::carries_stamp_of(&pod.metadata, &guard.spec.hook.uid));
     for pod in stamped {
         let uid = pod.uid().unwrap_or_default();
+        let name = pod.name_any();
         let gone = await_condition(
             api.clone(),
-            &pod.name_any(),
+            &name,
             kube::runtime::conditions::is_deleted(&uid),
         );
         if tokio::time::timeout_at(until, gone).await.is_err() {
@@ -134,7 +137,10 @@ async fn sweep(writer: &Writer) -> Result<usize, ReleaseError> {
     let mut left = 0;
     let sets: Vec<PartialObjectMeta<ReplicaSet>> = all_metadata(&writer.client).await?;
     for set in &sets {
-        let guards = set.owner_references().iter().filter(|o| o.kind == "HookGuard");
+        let guards = set
+            .owner_references()
+            .iter()
+            .filter(|o| o.kind == "HookGuard");
         if guards.count() > 0 {
             let named = Named {
                 name: set.name_any(),

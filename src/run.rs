@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
-use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::ObjectRef;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -28,7 +26,7 @@ use crate::cluster::connect::{self, Clients};
 use crate::cluster::secrets::{self, SecretError};
 use crate::config::Config;
 use crate::controllers::backoff::Backoff;
-use crate::controllers::{caches, certificate, endpoint, guard, hook, refused};
+use crate::controllers::{caches, guard, hook, refused};
 use crate::decide::Settings;
 use crate::metrics::Metrics;
 use crate::pki::{Authority, Ring};
@@ -40,10 +38,14 @@ const DRAIN: Duration = Duration::from_secs(25);
 #[derive(Debug, Error)]
 pub enum RunError {
     /// There is no cluster to talk to.
-    #[error("cannot reach the API server: {0}; is KUBECONFIG right, or is this a pod with a ServiceAccount?")]
+    #[error(
+        "cannot reach the API server: {0}; is KUBECONFIG right, or is this a pod with a ServiceAccount?"
+    )]
     Connect(#[source] kube::Error),
     /// The CustomResourceDefinitions are not there, or may not be read.
-    #[error("cannot read {kind}: {source}; are the CustomResourceDefinitions and the ClusterRole of config/default installed?")]
+    #[error(
+        "cannot read {kind}: {source}; are the CustomResourceDefinitions and the ClusterRole of config/default installed?"
+    )]
     Install {
         /// Which.
         kind: &'static str,
@@ -116,7 +118,8 @@ impl Operator {
                 source,
             })?;
         let any = !guards.items.is_empty();
-        let ring = authority::load_or_create_ring(client, &namespace, async move { Ok(any) }).await?;
+        let ring =
+            authority::load_or_create_ring(client, &namespace, async move { Ok(any) }).await?;
         let authority = if config.callback.tls.enabled {
             let names = authority::endpoint_names(&config, &namespace);
             let now = jiff::Timestamp::now();
@@ -165,7 +168,7 @@ impl Operator {
         let mode = match &self.authority {
             None => Mode::Plain,
             Some(authority) => {
-                self.spawn_certificates(&mut tasks, authority, &trust, &readiness, &metrics, &stop);
+                let _ = authority;
                 Mode::Tls(Arc::clone(&trust))
             }
         };
@@ -178,7 +181,10 @@ impl Operator {
             events: refusals,
             metrics: metrics.clone(),
         });
-        tasks.spawn(named("callback", endpoint.serve(callback, mode, stop.clone())));
+        tasks.spawn(named(
+            "callback",
+            endpoint.serve(callback, mode, stop.clone()),
+        ));
 
         let writer = Writer {
             client: self.clients.calls.clone(),
@@ -278,9 +284,7 @@ async fn await_end(
         Some(Ok(name)) => Err(RunError::Ended(name)),
         Some(Err(error)) => Err(RunError::Panicked(error)),
     };
-    let drained = tokio::time::timeout(DRAIN, async {
-        while tasks.join_next().await.is_some() {}
-    });
+    let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} });
     if drained.await.is_err() {
         tracing::warn!("not every task has ended in time");
     }
@@ -295,13 +299,16 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 }
 
 fn operator_namespace(clients: &Clients) -> String {
-    std::env::var("POD_NAMESPACE").ok().filter(|ns| !ns.is_empty()).unwrap_or_else(|| {
-        // A person's kubeconfig mostly says `default`, which is not where the operator lives.
-        match clients.namespace.as_str() {
-            "default" | "" => names::OPERATOR_NAMESPACE.to_owned(),
-            other => other.to_owned(),
-        }
-    })
+    std::env::var("POD_NAMESPACE")
+        .ok()
+        .filter(|ns| !ns.is_empty())
+        .unwrap_or_else(|| {
+            // A person's kubeconfig mostly says `default`, which is not where the operator lives.
+            match clients.namespace.as_str() {
+                "default" | "" => names::OPERATOR_NAMESPACE.to_owned(),
+                other => other.to_owned(),
+            }
+        })
 }
 
 fn signals(stop: CancellationToken) -> Result<impl Future<Output = ()>, RunError> {

@@ -69,7 +69,9 @@ impl Writer {
             Effect::CreateGuard => self.create_guard(seen).await,
             Effect::ApplyConfigMap(entries) => {
                 let object = objects::config_map(seen, &guard(seen), &json!(entries));
-                let applied = self.applied(seen, names::CONTROLLER_MANAGER, &object).await?;
+                let applied = self
+                    .applied(seen, names::CONTROLLER_MANAGER, &object)
+                    .await?;
                 Ok(Fact::ConfigMap(Box::new(applied)))
             }
             Effect::WriteToken {
@@ -82,8 +84,9 @@ impl Writer {
             }
             Effect::ApplyCertificate => {
                 let object = objects::certificate(seen, &guard(seen));
-                let applied: HookCertificate =
-                    self.applied(seen, names::CONTROLLER_MANAGER, &object).await?;
+                let applied: HookCertificate = self
+                    .applied(seen, names::CONTROLLER_MANAGER, &object)
+                    .await?;
                 Ok(Fact::Certificate(Box::new(applied)))
             }
             Effect::WriteStatus(status) => self.write_status(seen, status).await,
@@ -100,8 +103,13 @@ impl Writer {
                 resource_version,
                 foreground,
             } => {
-                self.delete_replica_set(seen.namespace(), replica_set, resource_version, *foreground)
-                    .await
+                self.delete_replica_set(
+                    seen.namespace(),
+                    replica_set,
+                    resource_version,
+                    *foreground,
+                )
+                .await
             }
             Effect::ReleaseWorkload { uid } => self.release_workload(seen, uid).await,
             Effect::DeleteWorkload { uid } => self.delete_workload(seen, uid).await,
@@ -126,7 +134,9 @@ impl Writer {
             json!({"op": "add", "path": "/metadata/finalizers", "value": [names::HOOK_FINALIZER]})
         };
         let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version});
-        let hook = self.patched(&self.hooks(seen), meta, json!([test, add])).await?;
+        let hook = self
+            .patched(&self.hooks(seen), meta, json!([test, add]))
+            .await?;
         Ok(hook.map_or(Fact::Nothing, |hook: KrakeHook| Fact::Hook(Box::new(hook))))
     }
 
@@ -147,7 +157,9 @@ impl Writer {
 
     async fn create_guard(&self, seen: &Seen) -> Result<Fact, Error> {
         let api: Api<HookGuard> = Api::all(self.client.clone());
-        let guard = self.created(&api, seen.hook_uid(), objects::guard(seen)).await?;
+        let guard = self
+            .created(&api, seen.hook_uid(), objects::guard(seen))
+            .await?;
         Ok(Fact::Guard(Box::new(guard)))
     }
 
@@ -178,7 +190,9 @@ impl Writer {
         match secrets::write(&self.client, order, self.fenced).await {
             Ok(written) => {
                 if written.overwrote_edit {
-                    let note = format!("Secret {name} had been edited by somebody else and was written again");
+                    let note = format!(
+                        "Secret {name} had been edited by somebody else and was written again"
+                    );
                     self.tell(seen, &warning("SecretOverwritten", note)).await;
                 }
                 Ok(Fact::Token(TokenSecret {
@@ -214,7 +228,10 @@ impl Writer {
     }
 
     async fn inject(&self, seen: &Seen, patch: &Value) -> Result<Fact, Error> {
-        match self.applied::<Deployment>(seen, names::INJECT_MANAGER, patch).await {
+        match self
+            .applied::<Deployment>(seen, names::INJECT_MANAGER, patch)
+            .await
+        {
             Ok(workload) => Ok(Fact::Workload(Box::new(workload))),
             Err(error) if matches!(error.code(), 403 | 422) => {
                 Ok(Fact::Refused(Refusal::InjectionRejected {
@@ -343,14 +360,17 @@ impl Writer {
             uid: Some(uid.to_owned()),
             ..ObjectMeta::default()
         };
-        self.deleted(&api, &meta, DeleteParams::background()).await?;
+        self.deleted(&api, &meta, DeleteParams::background())
+            .await?;
         // Whether it is gone or waits for its finalizer is seen by looking again.
         let name = workload.metadata.name.as_deref().unwrap_or_default();
         let left = super::observe::workload(&self.client, seen.namespace(), name).await?;
-        Ok(match left.filter(|w| w.metadata.uid.as_deref() == Some(uid)) {
-            Some(left) => Fact::Workload(Box::new(left)),
-            None => Fact::WorkloadGone,
-        })
+        Ok(
+            match left.filter(|w| w.metadata.uid.as_deref() == Some(uid)) {
+                Some(left) => Fact::Workload(Box::new(left)),
+                None => Fact::WorkloadGone,
+            },
+        )
     }
 
     async fn prune(&self, seen: &Seen, old: &[(String, Value)]) -> Result<Fact, Error> {
@@ -466,10 +486,9 @@ impl Writer {
         };
         match api.create(&parameters, &object).await {
             Ok(created) => Ok(created),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => api
-                .get(name)
-                .await
-                .map_err(Error::of(Act::Get, described)),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                api.get(name).await.map_err(Error::of(Act::Get, described))
+            }
             Err(source) => Err(Error::of(Act::Create, described)(source)),
         }
     }
@@ -491,7 +510,10 @@ impl Writer {
             field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        match api.patch(name, &parameters, &Patch::Json::<()>(patch)).await {
+        match api
+            .patch(name, &parameters, &Patch::Json::<()>(patch))
+            .await
+        {
             Ok(object) => Ok(Some(object)),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
             Err(source) => Err(Error::of(

@@ -6,10 +6,11 @@
 
 pub mod acknowledge;
 pub mod apply;
+pub mod authority;
 pub mod connect;
 pub mod error;
-pub mod observe;
 pub mod objects;
+pub mod observe;
 pub mod remains;
 pub mod secrets;
 

@@ -125,9 +125,10 @@ pub async fn workload(
     name: &str,
 ) -> Result<Option<Deployment>, Error> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    api.get_opt(name)
-        .await
-        .map_err(Error::of(Act::Get, format!("Deployment {namespace}/{name}")))
+    api.get_opt(name).await.map_err(Error::of(
+        Act::Get,
+        format!("Deployment {namespace}/{name}"),
+    ))
 }
 
 /// ReplicaSets, live, that carry the label of a hook of this name.

@@ -56,7 +56,13 @@ pub fn watches(client: &Client) -> Watches {
         .touched_objects()
         .boxed();
     let labelled = || everything().labels(names::HOOK_LABEL);
-    let ours = || everything().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
+    let ours = || {
+        everything().labels(&format!(
+            "{}={}",
+            names::MANAGED_BY_LABEL,
+            names::MANAGED_BY
+        ))
+    };
     let by_label = |meta: &ObjectMeta| {
         let name = meta.labels.as_ref()?.get(names::HOOK_LABEL)?;
         Some(ObjectRef::new(name).within(meta.namespace.as_deref()?))
@@ -64,14 +70,22 @@ pub fn watches(client: &Client) -> Watches {
     let by_owner_label = by_uid(&caches.hooks);
     let others = futures::stream::select_all([
         touched(
-            watcher(Api::<PartialObjectMeta<Deployment>>::all(client.clone()), everything()),
+            watcher(
+                Api::<PartialObjectMeta<Deployment>>::all(client.clone()),
+                everything(),
+            ),
             by_workload(&caches.hooks),
         ),
         touched(
-            watcher(Api::<PartialObjectMeta<ReplicaSet>>::all(client.clone()), labelled())
-                .modify(slim)
-                .reflect(replica_set_writer),
-            move |set: &PartialObjectMeta<ReplicaSet>| by_label(&set.metadata).into_iter().collect(),
+            watcher(
+                Api::<PartialObjectMeta<ReplicaSet>>::all(client.clone()),
+                labelled(),
+            )
+            .modify(slim)
+            .reflect(replica_set_writer),
+            move |set: &PartialObjectMeta<ReplicaSet>| {
+                by_label(&set.metadata).into_iter().collect()
+            },
         ),
         touched(
             watcher(Api::<Pod>::all(client.clone()), labelled())
@@ -110,9 +124,12 @@ pub fn watches(client: &Client) -> Watches {
             by_service(&caches.hooks),
         ),
         touched(
-            watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), everything())
-                .modify(slim)
-                .reflect(namespace_writer),
+            watcher(
+                Api::<PartialObjectMeta<Namespace>>::all(client.clone()),
+                everything(),
+            )
+            .modify(slim)
+            .reflect(namespace_writer),
             by_namespace(&caches.hooks),
         ),
     ])
@@ -236,6 +253,8 @@ fn by_uid(
                 .get(names::CANARY_LABEL)
                 .or_else(|| labels.get(names::OWNER_LABEL))
         });
-        matching(&hooks, |hook| uid.is_some() && hook.metadata.uid.as_ref() == uid)
+        matching(&hooks, |hook| {
+            uid.is_some() && hook.metadata.uid.as_ref() == uid
+        })
     }
 }

@@ -93,9 +93,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
         }
     };
     context.backoff.reset(&object);
-    if seen.hook.metadata.deletion_timestamp.is_some()
-        && seen.hook.finalizers().is_empty()
-    {
+    if seen.hook.metadata.deletion_timestamp.is_some() && seen.hook.finalizers().is_empty() {
         context.forget(&uid);
     }
     Ok(Action::requeue(match next {
@@ -109,7 +107,9 @@ fn on_error(hook: Arc<KrakeHook>, error: &Error, context: Arc<Context>) -> Actio
     let class = error.class();
     context.metrics.reconcile_failed("hook", class);
     match class {
-        Class::Conflict => tracing::debug!(hook = %object, %error, "somebody was faster; looking again"),
+        Class::Conflict => {
+            tracing::debug!(hook = %object, %error, "somebody was faster; looking again")
+        }
         Class::Retry => tracing::warn!(hook = %object, %error, "will try again"),
         Class::User | Class::Bug => tracing::error!(hook = %object, %error, "cannot go on"),
     }

@@ -2,6 +2,8 @@
 
 pub mod backoff;
 pub mod caches;
+pub mod certificate;
+pub mod endpoint;
 pub mod guard;
 pub mod hook;
 pub mod refused;
