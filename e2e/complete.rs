@@ -1,6 +1,7 @@
 //! "My work is complete": the manual's own lines, as the command of a container, end a workload.
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -18,6 +19,7 @@ pub fn stories() -> Vec<Story> {
         the_manuals_curl_line_completes_its_workload,
         the_manuals_python_lines_complete_their_workload,
         a_hook_that_only_completes_leaves_no_finalizer,
+        a_completed_workload_is_not_asked_to_shut_down,
     ]
 }
 
@@ -42,6 +44,23 @@ async fn a_hook_that_only_completes_leaves_no_finalizer(stage: Stage) {
     app.acknowledge(HookKind::Complete).await.counts();
     stage.gone::<Deployment>("app").await;
     stage.ended("app", Outcome::Completed).await;
+}
+
+async fn a_completed_workload_is_not_asked_to_shut_down(stage: Stage) {
+    let mut kinds = manifests::shutdown(json!({"timeoutSeconds": 600}));
+    kinds["complete"] = json!({});
+    let _: Service = stage.create(manifests::service("shutdown", "app")).await;
+    let _: Deployment = stage.create(manifests::app("app")).await;
+    let _: KrakeHook = stage.create(manifests::hook("app", "app", kinds)).await;
+    let armed = stage.armed("app").await;
+
+    // A completion is no answer to a shutdown, nor the other way round.
+    let early = armed.app.acknowledge(HookKind::Shutdown).await;
+    early.is_refused(409, "NotAsked");
+    armed.app.acknowledge(HookKind::Complete).await.counts();
+    stage.gone::<Deployment>("app").await;
+    stage.ended("app", Outcome::Completed).await;
+    stage.phase("app", Phase::Completed).await;
 }
 
 /// A workload whose container runs `command` goes away by itself, and the hook stays as the

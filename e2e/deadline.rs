@@ -19,6 +19,7 @@ pub fn stories() -> Vec<Story> {
         with_retain_a_removal_waits_for_a_late_acknowledgement,
         each_retry_is_a_whole_round_with_a_call_of_the_same_request,
         a_person_can_let_a_removal_go_on,
+        a_removal_of_what_does_not_run_waits_for_nobody,
     ]
 }
 
@@ -94,4 +95,17 @@ async fn a_person_can_let_a_removal_go_on(stage: Stage) {
     let hook = stage.ended("app", Outcome::Skipped).await;
     let message = &status(&hook).history[0].message;
     assert!(message.contains("the disk is lost anyway"), "{message}");
+}
+
+async fn a_removal_of_what_does_not_run_waits_for_nobody(stage: Stage) {
+    let armed = stage
+        .armed_app(json!({"timeoutSeconds": 600, "onTimeout": "Retain"}))
+        .await;
+    stage
+        .kubectl(&["scale", "deployment", "app", "--replicas=0"])
+        .await;
+    armed.pods.gone(std::slice::from_ref(&armed.app.uid)).await;
+    stage.delete_deployment("app", "foreground").await;
+    stage.gone::<Deployment>("app").await;
+    stage.ended("app", Outcome::NothingRunning).await;
 }
