@@ -292,6 +292,10 @@ impl<'a> Plan<'a> {
             }
         }
         self.status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        // What was found now stands before what was kept, and the API server takes one of a type.
+        self.status
+            .conditions
+            .dedup_by(|later, earlier| later.type_ == earlier.type_);
         let mut effects = Vec::new();
         if self.seen.hook.status.as_ref() != Some(&self.status) {
             effects.push(Effect::WriteStatus(Box::new(self.status)));
