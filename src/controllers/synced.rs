@@ -7,7 +7,7 @@ use kube::runtime::watcher;
 use tokio::sync::watch;
 
 /// Counts watches whose first full listing has been told.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Synced {
     done: watch::Sender<usize>,
     watches: usize,
@@ -23,10 +23,7 @@ pub struct Waiter {
 impl Synced {
     /// Counts nothing yet.
     pub fn new() -> Self {
-        Self {
-            done: watch::channel(0).0,
-            watches: 0,
-        }
+        Self::default()
     }
 
     /// Adds a watch; put it behind the writer of its store.
