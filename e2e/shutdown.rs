@@ -93,7 +93,7 @@ async fn a_failed_acknowledgement_is_shown_and_does_not_count(stage: Stage) {
 
     let failure = r#"curl -X PUT -d "{\"token\":\"$KRAKE_TOKEN\",\"result\":\"Failure\",\"message\":\"disk full\"}" $KRAKE_SHUTDOWN_URL --cacert /etc/krake_cert/ca-bundle.pem --cert /etc/krake_cert/cert.pem --key /etc/krake_cert/key.pem"#;
     let answer = armed.app.curl(failure).await;
-    assert_eq!(answer.code, 200, "{answer:?}");
+    assert_eq!(answer.code, 202, "{answer:?}");
     let hook = stage
         .await_hook("app", "the failure in its status", SOON, |status| {
             !status.acknowledgements.is_empty()
