@@ -27,6 +27,7 @@ use crate::cluster::connect::{self, Clients};
 use crate::cluster::secrets::{self, SecretError};
 use crate::config::Config;
 use crate::controllers::backoff::Backoff;
+use crate::controllers::synced::Waiter;
 use crate::controllers::{caches, certificate, endpoint, guard, hook, refused};
 use crate::decide::Settings;
 use crate::metrics::Metrics;
@@ -163,7 +164,8 @@ impl Operator {
         let watches = caches::watches(&self.clients.watches);
         let caches = watches.caches.clone();
         let (settings, settings_rx) = watch::channel(Arc::new(self.settings()));
-        self.spawn_ready(&mut tasks, &readiness, &caches, &stop);
+        let synced = watches.synced.clone();
+        self.spawn_ready(&mut tasks, &readiness, synced.clone(), &stop);
 
         let trust = TrustSlot::new();
         let mode = match &self.authority {
@@ -203,6 +205,7 @@ impl Operator {
         let guards = Arc::new(guard::Context {
             writer: writer.clone(),
             caches: caches.clone(),
+            synced: synced.clone(),
             metrics: metrics.clone(),
             backoff: Backoff::new(),
         });
@@ -216,6 +219,7 @@ impl Operator {
             caches,
             settings: settings_rx.clone(),
             calls,
+            synced,
             metrics,
             backoff: Backoff::new(),
             injections: Mutex::default(),
@@ -301,17 +305,20 @@ impl Operator {
         &self,
         tasks: &mut JoinSet<&'static str>,
         readiness: &Readiness,
-        caches: &crate::cluster::observe::Caches,
+        synced: Waiter,
         stop: &CancellationToken,
     ) {
         let part = readiness.part("caches");
-        let (caches, stop) = (caches.clone(), stop.clone());
+        let stop = stop.clone();
         tasks.spawn(named("readiness", async move {
-            if caches.wait_until_ready().await.is_ok() {
-                part.set(true);
-                tracing::info!("ready");
+            tokio::select! {
+                told = synced.wait() => {
+                    part.set(told);
+                    tracing::info!("every watch has told all there is");
+                    stop.cancelled().await;
+                }
+                () = stop.cancelled() => {}
             }
-            stop.cancelled().await;
         }));
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
 use super::backoff::Backoff;
+use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, KrakeHook};
 use crate::cluster::Class;
 use crate::cluster::certificates::{CertificateError, CertificateWriter};
@@ -54,6 +55,7 @@ pub struct Context {
 struct Look {
     context: Arc<Context>,
     hooks: Store<PartialObjectMeta<KrakeHook>>,
+    synced: Waiter,
 }
 
 /// What became of an order: what to record, and the error after which it is tried again.
@@ -96,13 +98,19 @@ pub async fn run(
     let hook_changes = watcher(hooks_api, config.clone())
         .default_backoff()
         .modify(|hook: &mut PartialObjectMeta<KrakeHook>| hook.metadata.managed_fields = None)
-        .reflect(writer)
-        .touched_objects();
+        .reflect(writer);
+    let mut synced = Synced::new();
+    let hook_changes = synced.counting(hook_changes).touched_objects();
     let signer_changes = WatchStream::from_changes(context.authority.clone()).map(|_| ());
     let certificates = Api::<HookCertificate>::all(watches.clone());
     let controller = Controller::new(certificates, config);
     let store = controller.store();
-    let look = Arc::new(Look { context, hooks });
+    let synced = synced.waiter();
+    let look = Arc::new(Look {
+        context,
+        hooks,
+        synced,
+    });
     controller
         .with_config(Config::default().concurrency(AT_ONCE))
         .watches_stream(hook_changes, move |hook| naming(&store, &hook))
@@ -117,7 +125,7 @@ async fn reconcile(
     certificate: Arc<HookCertificate>,
     look: Arc<Look>,
 ) -> Result<Action, CertificateError> {
-    look.hooks.wait_until_ready().await.ok();
+    look.synced.wait().await;
     let object = ObjectRef::from_obj(certificate.as_ref());
     let context = &look.context;
     let Some(certificate) = context.newest(&certificate).await? else {

@@ -96,6 +96,8 @@ impl Server {
         }
         store.apply_watcher_event(&watcher::Event::InitDone);
         Arc::new(Look {
+            // No watch to wait for.
+            synced: Synced::new().waiter(),
             context: Arc::new(context),
             hooks,
         })
