@@ -107,7 +107,7 @@ async fn no_certificate_and_a_foreign_one_get_no_answer_at_all(stage: Stage) {
 async fn a_bad_request_is_told_what_is_bad(stage: Stage) {
     let armed = stage.armed_app(json!({"timeoutSeconds": 60})).await;
     let files = "--cacert /etc/krake_cert/ca-bundle.pem --cert /etc/krake_cert/cert.pem --key /etc/krake_cert/key.pem";
-    let big = "head -c 2000000 /dev/zero | tr '\\0' a > /tmp/big";
+    let big = "head -c 200000 /dev/zero | tr '\\0' a > /tmp/big";
     armed.app.output(big).await;
     for (code, line) in [
         (400, "curl -X PUT -d 'token' $KRAKE_SHUTDOWN_URL"),
