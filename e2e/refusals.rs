@@ -9,7 +9,7 @@ use krake_hooks::api::condition::ConditionType;
 use krake_hooks::api::krake_hook::KrakeHook;
 use krake_hooks::api::names;
 
-use crate::support::app::App;
+use crate::support::app::{Answer, App};
 use crate::support::manifests;
 use crate::support::runner::Story;
 use crate::support::stage::Stage;
@@ -48,7 +48,6 @@ async fn a_wrong_token_hook_kind_or_certificate_is_refused_in_the_same_words(sta
     let control = armed.app.put(&url, &token, OWN).await;
     control.is_refused(409, "NotAsked");
     let refused = [
-        ("an empty token", armed.app.put(&url, "", OWN).await),
         ("nonsense", armed.app.put(&url, "nonsense", OWN).await),
         (
             "one wrong letter",
@@ -90,17 +89,16 @@ async fn no_certificate_and_a_foreign_one_get_no_answer_at_all(stage: Stage) {
     let armed = stage.armed_app(json!({"timeoutSeconds": 60})).await;
     let without = r#"curl -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" $KRAKE_SHUTDOWN_URL \
         --cacert /etc/krake_cert/ca-bundle.pem"#;
-    let answer = armed.app.curl(without).await;
-    assert_eq!(answer.code, 0, "{answer:?}");
-    assert!(answer.complaint.contains("alert"), "{answer:?}");
+    no_answer(armed.app.curl(without).await);
+    // With TLS 1.3 curl may find the connection closed before it reads why; with 1.2 it is told.
+    let told = armed.app.curl(&format!("{without} --tls-max 1.2")).await;
+    assert!(told.complaint.contains("alert"), "{told:?}");
 
     let uid = armed.hook.metadata.uid.clone().expect("a uid");
     forge(&armed.app, &names::hook_uri(&stage.namespace, "app", &uid)).await;
     let url = armed.app.environment("KRAKE_SHUTDOWN_URL").await;
     let token = armed.app.environment("KRAKE_TOKEN").await;
-    let answer = armed.app.put(&url, &token, "/tmp/forged").await;
-    assert_eq!(answer.code, 0, "{answer:?}");
-    assert!(answer.complaint.contains("alert"), "{answer:?}");
+    no_answer(armed.app.put(&url, &token, "/tmp/forged").await);
 
     let control = armed.app.acknowledge(HookKind::Shutdown).await;
     control.is_refused(409, "NotAsked");
@@ -109,11 +107,12 @@ async fn no_certificate_and_a_foreign_one_get_no_answer_at_all(stage: Stage) {
 async fn a_bad_request_is_told_what_is_bad(stage: Stage) {
     let armed = stage.armed_app(json!({"timeoutSeconds": 60})).await;
     let files = "--cacert /etc/krake_cert/ca-bundle.pem --cert /etc/krake_cert/cert.pem --key /etc/krake_cert/key.pem";
-    let big = "head -c 2000000 /dev/zero | tr '\\0' a > /tmp/big";
+    let big = "head -c 200000 /dev/zero | tr '\\0' a > /tmp/big";
     armed.app.output(big).await;
     for (code, line) in [
         (400, "curl -X PUT -d 'token' $KRAKE_SHUTDOWN_URL"),
         (400, "curl -X PUT -d '{}' $KRAKE_SHUTDOWN_URL"),
+        (400, "curl -X PUT -d '{\"token\":\"\"}' $KRAKE_SHUTDOWN_URL"),
         (400, "curl -X PUT -d '[1]' $KRAKE_SHUTDOWN_URL"),
         (
             404,
@@ -129,6 +128,11 @@ async fn a_bad_request_is_told_what_is_bad(stage: Stage) {
         let answer = armed.app.curl(&format!("{line} {files}")).await;
         assert_eq!(answer.code, code, "{line}: {answer:?}");
     }
+}
+
+fn no_answer(answer: Answer) {
+    assert_eq!(answer.code, 0, "{answer:?}");
+    assert!(!answer.complaint.is_empty(), "{answer:?}");
 }
 
 /// A certificate that says all that ours say, and comes from nobody.
