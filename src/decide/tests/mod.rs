@@ -1,0 +1,4 @@
+//! Tests of whole decisions; the tables of single rooms stand beside them.
+
+mod convergence;
+mod operator;
