@@ -185,6 +185,15 @@ fn long(world: &mut World) {
     world.pass(3600);
 }
 
+fn conflicting_container(world: &mut World) {
+    world.edit_workload(|workload| {
+        let containers = &mut workload.written["template"]["spec"]["containers"];
+        let conflicting = serde_json::json!({"name": "sidecar", "image": "x",
+            "env": [{"name": "KRAKE_TOKEN", "value": "mine"}]});
+        containers.as_array_mut().unwrap().push(conflicting);
+    });
+}
+
 include!("stories.rs");
 
 /// Plays a story; the number of effects it took and what stood there in the end.
@@ -195,6 +204,21 @@ fn play(story: &Story, tls: bool, eager: bool, crash_after: Option<usize>) -> (u
     }
     operator.run_out();
     (operator.spent, operator.world.summary())
+}
+
+/// The process crashes after each of the effects it takes, and another one takes its place.
+#[test]
+fn every_story_ends_as_expected_wherever_the_operator_crashes() {
+    for story in STORIES {
+        for (tls, eager) in [(true, false), (false, true)] {
+            let (effects, _) = play(story, tls, eager, None);
+            for crash_after in 0..effects {
+                let end = play(story, tls, eager, Some(crash_after)).1;
+                let name = story.name;
+                assert_eq!(end, story.end, "{name} (tls {tls}, eager {eager}, {crash_after})");
+            }
+        }
+    }
 }
 
 #[test]

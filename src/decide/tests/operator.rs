@@ -99,8 +99,13 @@ impl Operator {
     /// Lets time pass until nothing is left to do.
     pub fn run_out(&mut self) {
         self.down = false;
-        for _ in 0..400 {
-            let Next::At(at) = self.rest() else {
+        for round in 0..400 {
+            let next = self.rest();
+            if round > 5 && (self.world.refuses_injection || self.world.secret_taken) {
+                // It is tried again for ever, and nothing comes of it.
+                return;
+            }
+            let Next::At(at) = next else {
                 // The guard controller looks for pods every ten seconds.
                 self.act(|world| world.pass(10));
                 return;
@@ -176,7 +181,7 @@ impl Operator {
                         self.calls = Some((order.request.clone(), order.round, Call::Open));
                         continue;
                     }
-                    Effect::ApplyInjection(_) => {
+                    Effect::ApplyInjection(_) if matches!(fact, Ok(Fact::Workload(_))) => {
                         self.injections.push(self.world.now);
                         seen.injections.push(self.world.now);
                     }
@@ -360,6 +365,10 @@ impl Witness {
                 orphan: workload.is_some_and(|w| has_finalizer(&w.meta, names::ORPHAN_FINALIZER)),
                 fulfilled: false,
             });
+        }
+        if workload.is_some() && !deleting {
+            // Created again: what becomes of pods that it adopts is its own matter.
+            self.promise = None;
         }
         if let Some(promise) = &mut self.promise {
             promise.fulfilled |= is_fulfilled(world, promise);

@@ -57,6 +57,7 @@ const STORIES: &[Story] = &[
     Story { name: "refuses, then allows", steps: &[refuse_injection, workload, hook, allow_injection, half_a_minute], end: "" },
     Story { name: "the Secret is somebody else's", steps: &[take_secret, workload, hook], end: "" },
     Story { name: "somebody else's, then freed", steps: &[take_secret, workload, hook, free_secret, half_a_minute], end: "" },
+    Story { name: "a conflict after arming, then a removal", steps: &[workload, hook, conflicting_container, foreground, acknowledge], end: "" },
     Story { name: "two hooks", steps: &[workload, hook, rival], end: "" },
     Story { name: "two hooks, the older deleted", steps: &[workload, hook, rival, delete_hook, half_a_minute], end: "" },
     Story { name: "adopted by a twin", steps: &[workload, hook, foreground, twin, acknowledge], end: "" },
