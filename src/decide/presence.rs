@@ -282,6 +282,9 @@ impl Plan<'_> {
 
     fn inject(&mut self, workload: &Deployment, injection: &Injection, wants_hold: bool) {
         let in_place = injection.is_in_place(workload, wants_hold);
+        if !in_place && self.was_rejected() {
+            return self.try_again(workload, injection, wants_hold);
+        }
         if !in_place {
             if let Some(at) = self.contested(workload) {
                 self.look_again_at(at);
@@ -337,6 +340,26 @@ impl Plan<'_> {
                 Finding::no(ConditionType::Ready, reason, message)
             }
         });
+    }
+
+    fn was_rejected(&self) -> bool {
+        condition::find(&self.status.conditions, ConditionType::Ready)
+            .is_some_and(|ready| ready.reason == Reason::Rejected.as_str())
+    }
+
+    /// The API server has refused the change before. Until it takes it, what people were told
+    /// stays: to take it back before each attempt would wake the next attempt, without end.
+    fn try_again(&mut self, workload: &Deployment, injection: &Injection, wants_hold: bool) {
+        self.guard_replica_sets(workload);
+        for kind in [
+            ConditionType::Ready,
+            ConditionType::Injected,
+            ConditionType::Armed,
+        ] {
+            self.keep(kind);
+        }
+        let patch = injection.patch(workload, wants_hold);
+        self.then.push(Effect::ApplyInjection(patch));
     }
 
     /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly.
