@@ -539,6 +539,11 @@ impl Plan<'_> {
         if before.is_none_or(|c| c.reason != reason.as_str()) {
             self.notice(true, "Refused", message);
         }
+        // The rollout that cannot be injected into makes a ReplicaSet all the same, and what is armed
+        // stays armed.
+        if let Some(workload) = &self.seen.workload {
+            self.guard_replica_sets(workload);
+        }
         self.status.phase = Some(Phase::Pending);
         self.find(Finding::no(ConditionType::Ready, reason, message));
         self.find(Finding::no(ConditionType::Injected, reason, message));
