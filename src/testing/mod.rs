@@ -2,7 +2,7 @@
 
 pub mod build;
 mod collector;
-mod merge;
+pub mod merge;
 mod server;
 pub mod world;
 

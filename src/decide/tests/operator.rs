@@ -35,6 +35,8 @@ pub struct Operator {
     pub world: World,
     /// Effects that were carried out so far.
     pub spent: usize,
+    /// What people were told by Events.
+    pub notices: Vec<String>,
     settings: Settings,
     crash_after: Option<usize>,
     /// After a crash it stays away until it is started again.
@@ -69,6 +71,7 @@ impl Operator {
         Self {
             world: World::new(),
             spent: 0,
+            notices: Vec::new(),
             settings: build::settings("leader-0", tls),
             crash_after,
             stays_down,
@@ -184,6 +187,11 @@ impl Operator {
                     Effect::ApplyInjection(_) if matches!(fact, Ok(Fact::Workload(_))) => {
                         self.injections.push(self.world.now);
                         seen.injections.push(self.world.now);
+                    }
+                    Effect::Event(notice) => {
+                        let kind = if notice.warning { "Warning" } else { "Normal" };
+                        let note = format!("{kind} {}: {}", notice.reason, notice.note);
+                        self.notices.push(note);
                     }
                     _ => {}
                 }
