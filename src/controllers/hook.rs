@@ -20,7 +20,7 @@ use crate::callout::Calls;
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::{Caches, observe};
 use crate::cluster::{Class, Error};
-use crate::decide::{self, Effect, Next, Seen, Settings};
+use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
 use crate::metrics::Metrics;
 
 /// Reconciles that run at once; each waits for the API server most of its time.
@@ -139,7 +139,9 @@ impl Context {
             effect => tracing::info!(hook = %object, effect = label(effect), "done"),
         }
         self.metrics.effect(label(effect));
-        if matches!(effect, Effect::ApplyInjection(_)) {
+        // One that was refused is no quarrel with another field manager.
+        let injected = matches!(fact, Fact::Workload(_));
+        if injected && matches!(effect, Effect::ApplyInjection(_)) {
             let now = Timestamp::now();
             let mut all = self
                 .injections

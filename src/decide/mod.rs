@@ -26,3 +26,6 @@ pub mod removal;
 pub mod seen;
 
 pub use seen::{Decision, Effect, Fact, Next, Seen, Settings};
+
+#[cfg(test)]
+mod tests;

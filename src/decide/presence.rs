@@ -56,9 +56,7 @@ impl Plan<'_> {
         match self.injection(workload) {
             Err(conflict) => self.refuse(conflict.reason, &conflict.message),
             Ok(injection) => {
-                if let Some(Refusal::InjectionRejected { message }) = &self.seen.refusal {
-                    let message = format!("the API server refuses the change: {message}");
-                    self.look_again_at(self.now + AFTER_REFUSAL);
+                if let Some(message) = self.rejection() {
                     self.refuse(Reason::Rejected, &message);
                 } else {
                     self.inject(workload, &injection, wants_hold);
@@ -94,11 +92,26 @@ impl Plan<'_> {
             self.keep(ConditionType::Injected);
             self.look_again_at(until);
         } else if inject::is_touched(workload) {
-            self.then
-                .push(Effect::ApplyInjection(inject::ejection(workload, false)));
+            self.eject(workload);
         } else {
             self.then.push(Effect::RemoveHookFinalizer);
         }
+    }
+
+    /// Takes our entries out. If the API server refuses that, a person has to hear of it.
+    fn eject(&mut self, workload: &Deployment) {
+        if let Some(message) = self.rejection() {
+            self.tell_refusal(Reason::Rejected, &message);
+            return;
+        }
+        if self.was_rejected() {
+            self.findings.remove(&ConditionType::Ready);
+            self.findings.remove(&ConditionType::Injected);
+            self.keep(ConditionType::Ready);
+            self.keep(ConditionType::Injected);
+        }
+        let patch = inject::ejection(workload, false);
+        self.then.push(Effect::ApplyInjection(patch));
     }
 
     /// Hook or workload says that the hook is to keep out: take everything of ours off.
@@ -117,8 +130,7 @@ impl Plan<'_> {
         ));
         self.find(Finding::no(ConditionType::Armed, Reason::Disabled, message));
         if inject::is_touched(workload) {
-            self.then
-                .push(Effect::ApplyInjection(inject::ejection(workload, false)));
+            self.eject(workload);
         }
         self.disarm();
     }
@@ -282,6 +294,9 @@ impl Plan<'_> {
 
     fn inject(&mut self, workload: &Deployment, injection: &Injection, wants_hold: bool) {
         let in_place = injection.is_in_place(workload, wants_hold);
+        if !in_place && self.was_rejected() {
+            return self.try_again(workload, injection, wants_hold);
+        }
         if !in_place {
             if let Some(at) = self.contested(workload) {
                 self.look_again_at(at);
@@ -337,6 +352,35 @@ impl Plan<'_> {
                 Finding::no(ConditionType::Ready, reason, message)
             }
         });
+    }
+
+    /// What the API server has just said to our change of the workload; it is tried again later.
+    fn rejection(&mut self) -> Option<String> {
+        let Some(Refusal::InjectionRejected { message }) = &self.seen.refusal else {
+            return None;
+        };
+        self.look_again_at(self.now + AFTER_REFUSAL);
+        Some(format!("the API server refuses the change: {message}"))
+    }
+
+    fn was_rejected(&self) -> bool {
+        condition::find(&self.status.conditions, ConditionType::Ready)
+            .is_some_and(|ready| ready.reason == Reason::Rejected.as_str())
+    }
+
+    /// The API server has refused the change before. Until it takes it, what people were told
+    /// stays: to take it back before each attempt would wake the next attempt, without end.
+    fn try_again(&mut self, workload: &Deployment, injection: &Injection, wants_hold: bool) {
+        self.guard_replica_sets(workload);
+        for kind in [
+            ConditionType::Ready,
+            ConditionType::Injected,
+            ConditionType::Armed,
+        ] {
+            self.keep(kind);
+        }
+        let patch = injection.patch(workload, wants_hold);
+        self.then.push(Effect::ApplyInjection(patch));
     }
 
     /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly.
@@ -512,6 +556,15 @@ impl Plan<'_> {
     }
 
     fn refuse(&mut self, reason: Reason, message: &str) {
+        // The rollout that cannot be injected into makes a ReplicaSet all the same, and what is armed
+        // stays armed.
+        if let Some(workload) = &self.seen.workload {
+            self.guard_replica_sets(workload);
+        }
+        self.tell_refusal(reason, message);
+    }
+
+    fn tell_refusal(&mut self, reason: Reason, message: &str) {
         let before = condition::find(&self.status.conditions, ConditionType::Ready);
         if before.is_none_or(|c| c.reason != reason.as_str()) {
             self.notice(true, "Refused", message);

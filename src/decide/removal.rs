@@ -399,8 +399,11 @@ impl Plan<'_> {
                 self.notices.clear();
             }
             self.change_request(|request| close(request, outcome, message));
-            let entry = self.entry(outcome, message);
-            self.remember(entry);
+            // A completion is in the history since the app said so.
+            if outcome != Outcome::Completed {
+                let entry = self.entry(outcome, message);
+                self.remember(entry);
+            }
             let warning = matches!(outcome, Outcome::TimedOut | Outcome::NamespaceTerminating);
             self.notice(
                 warning,

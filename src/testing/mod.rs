@@ -1,4 +1,10 @@
-//! For tests alone: builders, a mock API server, and clients at real sockets.
+//! For tests alone: builders, an in-memory cluster, a mock API server, and clients at real sockets.
+
+pub mod build;
+mod collector;
+pub mod merge;
+mod server;
+pub mod world;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

@@ -1,0 +1,93 @@
+//! Convergence: for every story and every *k*, the first *k* effects are carried out, the process
+//! crashes, another one looks and decides again, and it ends with nothing to do and as expected.
+//!
+//! Each step of a story is followed by as many reconciles as there is work for. What must be so at
+//! every step stands in [`super::operator`].
+
+use proptest::prelude::*;
+
+use super::operator::Operator;
+use super::stories::{self, ACTS, STORIES, Story};
+
+/// Plays a story; the number of effects it took and what stood there in the end.
+fn play(story: &Story, tls: bool, eager: bool, crash_after: Option<usize>) -> (usize, String) {
+    let mut operator = Operator::new(tls, eager, crash_after, false);
+    for step in story.steps {
+        operator.act(*step);
+    }
+    operator.run_out();
+    (operator.spent, operator.world.summary())
+}
+
+/// The process crashes after each of the effects it takes, and another one takes its place at once.
+fn crash_everywhere(tls: bool, eager: bool) {
+    for story in STORIES {
+        let (effects, _) = play(story, tls, eager, None);
+        for crash_after in 0..effects {
+            let end = play(story, tls, eager, Some(crash_after)).1;
+            assert_eq!(end, story.end, "{}, {crash_after} effects", story.name);
+        }
+    }
+}
+
+#[test]
+fn a_crash_after_any_effect_changes_no_end() {
+    crash_everywhere(true, false);
+}
+
+#[test]
+fn a_crash_after_any_effect_changes_no_end_without_tls_and_with_quick_controllers() {
+    crash_everywhere(false, true);
+}
+
+#[test]
+fn every_story_ends_as_expected() {
+    let mut wrong = Vec::new();
+    for story in STORIES {
+        for (tls, eager) in [(true, false), (false, true)] {
+            let played = std::panic::catch_unwind(|| play(story, tls, eager, None).1);
+            let end = played.unwrap_or_else(|_| "PANIC".into());
+            if end != story.end {
+                wrong.push(format!(
+                    "{} (tls {tls}, eager {eager}):\n  {end}\n  expected\n  {}",
+                    story.name, story.end
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Whatever is done in whatever order, and however the operator is away meanwhile: each step
+    /// keeps what was promised, it comes to an end, and nothing of a removed hook stays behind.
+    #[test]
+    fn any_sequence_keeps_its_promises_and_ends(
+        acts in proptest::collection::vec(0..ACTS.len(), 1..12),
+        crash_after in proptest::option::of(0..60_usize),
+        tls in any::<bool>(),
+        eager in any::<bool>(),
+    ) {
+        let mut operator = Operator::new(tls, eager, crash_after, true);
+        operator.act(stories::workload);
+        operator.act(stories::hook);
+        for act in acts {
+            operator.act(ACTS[act]);
+        }
+        // Whoever refused or kept something has been talked to by now.
+        operator.act(stories::allow_injection);
+        operator.act(stories::skip);
+        operator.act(stories::half_a_minute);
+        operator.act(stories::background);
+        operator.act(stories::delete_hook);
+        operator.run_out();
+        let world = &operator.world;
+        let end = world.summary();
+        prop_assert!(world.hooks.is_empty() && world.workloads.is_empty(), "{end}");
+        // Only pods that a deletion left alone may still live, and keep their Secrets.
+        prop_assert!(world.guards.is_empty() || !world.pods.is_empty(), "{end}");
+        prop_assert!(!end.contains("canaries") && !end.contains("guarded"), "{end}");
+    }
+}

@@ -1,0 +1,369 @@
+//! What is injected, byte for byte, and that it comes out again without a trace.
+
+use serde_json::{Value, json};
+
+use crate::api::condition::Reason;
+use crate::decide::Settings;
+use crate::decide::inject::{self, Conflict, HookIdentity, Injection};
+use crate::testing::build::{self, Build, NAME};
+use crate::testing::merge;
+
+const HOOK: HookIdentity<'_> = HookIdentity {
+    name: NAME,
+    uid: "aaaaaaaa-0000",
+};
+
+fn both() -> Build {
+    build::hook(NAME).complete().shutdown()
+}
+
+fn workload() -> Build {
+    let workload = build::deployment(NAME).uid("bbbbbbbb-0000");
+    workload.container("app").container("sidecar")
+}
+
+fn inject(hook: Build, workload: &Build, settings: &Settings) -> Result<Injection, Conflict> {
+    inject::injection(
+        HOOK,
+        &hook.hook().spec,
+        settings,
+        &workload.clone().deployment(),
+    )
+}
+
+fn tls() -> Settings {
+    build::settings("me", true)
+}
+
+fn plain() -> Settings {
+    build::settings("me", false)
+}
+
+fn patch(hook: Build, workload: &Build, settings: &Settings, hold: bool) -> Value {
+    let injection = inject(hook, workload, settings).unwrap();
+    injection.patch(&workload.clone().deployment(), hold)
+}
+
+/// A workload as it is after server-side apply of a patch by our field manager.
+fn applied(workload: &Build, patch: &Value) -> Build {
+    let mut object = workload.0.clone();
+    merge::merge(&mut object["spec"], &patch["spec"]);
+    object["metadata"]["managedFields"] = json!([{"manager": crate::api::names::INJECT_MANAGER,
+        "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": merge::managed(patch)}]);
+    let injected = Build(object);
+    match patch["metadata"]["finalizers"].is_null() {
+        true => injected,
+        false => injected.finalizer(crate::api::names::SHUTDOWN_FINALIZER),
+    }
+}
+
+#[test]
+fn both_kinds_with_tls() {
+    insta::assert_json_snapshot!(patch(both(), &workload(), &tls(), true));
+}
+
+#[test]
+fn both_kinds_without_tls() {
+    insta::assert_json_snapshot!(patch(both(), &workload(), &plain(), true));
+}
+
+#[test]
+fn complete_only() {
+    insta::assert_json_snapshot!(patch(
+        build::hook(NAME).complete(),
+        &workload(),
+        &tls(),
+        false
+    ));
+}
+
+#[test]
+fn own_names_own_directories_and_an_init_container() {
+    let hook = both()
+        .with("/spec/containers", json!(["setup", "app"]))
+        .with(
+            "/spec/complete/env",
+            json!({"token": "DONE_TOKEN", "url": "DONE_URL"}),
+        )
+        .with(
+            "/spec/shutdown/env",
+            json!({"token": "STOP_TOKEN", "url": "STOP_URL"}),
+        )
+        .with("/spec/complete/certMountPath", json!("/done"))
+        .with("/spec/shutdown/certMountPath", json!("/stop"));
+    let workload = workload().init_container("setup");
+    insta::assert_json_snapshot!(patch(hook, &workload, &tls(), true));
+}
+
+#[test]
+fn the_ejection() {
+    let workload = workload().deployment();
+    insta::assert_json_snapshot!([
+        inject::ejection(&workload, false),
+        inject::ejection(&workload, true)
+    ]);
+}
+
+#[test]
+fn what_is_in_place_is_known_as_such() {
+    for settings in [tls(), plain()] {
+        let injection = inject(both(), &workload(), &settings).unwrap();
+        let bare = workload().deployment();
+        assert!(!injection.is_in_template(&bare));
+        assert!(!inject::is_touched(&bare));
+        let injected = applied(&workload(), &injection.patch(&bare, true));
+        // What the API server adds is not ours to miss.
+        let entry = "/spec/template/spec/containers/0/terminationMessagePath";
+        let injected = injected.with(entry, json!("/dev/termination-log"));
+        let again = inject(both(), &injected, &settings).unwrap();
+        assert_eq!(again, injection, "nothing of ours is taken for the user's");
+        let injected = injected.deployment();
+        assert!(injection.is_in_place(&injected, true));
+        assert!(!injection.is_in_place(&injected, false));
+        assert!(inject::is_touched(&injected));
+    }
+}
+
+#[test]
+fn each_missing_entry_is_noticed() {
+    let injection = inject(both(), &workload(), &tls()).unwrap();
+    let injected = applied(
+        &workload(),
+        &injection.patch(&workload().deployment(), true),
+    );
+    let pod = "/spec/template/spec";
+    for pointer in [
+        "/spec/template/metadata/labels/hooks.krake.dev~1hook",
+        "/spec/template/metadata/annotations/hooks.krake.dev~1stamp",
+        &format!("{pod}/volumes/0"),
+        &format!("{pod}/containers/0/env/0"),
+        &format!("{pod}/containers/1/env/4"),
+        &format!("{pod}/containers/1/volumeMounts/0"),
+    ] {
+        let mut object = injected.clone();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        match object.0.pointer_mut(parent).unwrap() {
+            Value::Array(entries) => drop(entries.remove(key.parse().unwrap())),
+            Value::Object(fields) => drop(fields.remove(&key.replace("~1", "/"))),
+            other => panic!("{other}"),
+        }
+        assert!(!injection.is_in_template(&object.deployment()), "{pointer}");
+    }
+}
+
+#[test]
+fn conflicts_name_what_is_in_the_way() {
+    let app = "/spec/template/spec/containers/0";
+    let env = |name: &str| {
+        workload().with(
+            &format!("{app}/env"),
+            json!([{"name": name, "value": "mine"}]),
+        )
+    };
+    let mount = |path: &str| {
+        let mounts = json!([{"name": "mine", "mountPath": path}]);
+        workload().with(&format!("{app}/volumeMounts"), mounts)
+    };
+    let volume = |volume: Value| workload().with("/spec/template/spec/volumes", json!([volume]));
+    let cert = crate::api::names::CERT_VOLUME;
+    let named = || both().with("/spec/containers", json!(["app", "none"]));
+    let sidecar_only = || both().with("/spec/containers", json!(["sidecar"]));
+    let rows: Vec<(&str, Build, Build, Settings, Option<(Reason, &str)>)> = vec![
+        (
+            "token",
+            both(),
+            env("KRAKE_TOKEN"),
+            tls(),
+            Some((Reason::EnvConflict, "KRAKE_TOKEN")),
+        ),
+        (
+            "url",
+            both(),
+            env("KRAKE_SHUTDOWN_URL"),
+            plain(),
+            Some((Reason::EnvConflict, "KRAKE_SHUTDOWN_URL")),
+        ),
+        (
+            "pod uid",
+            both(),
+            env("KRAKE_POD_UID"),
+            plain(),
+            Some((Reason::EnvConflict, "KRAKE_POD_UID")),
+        ),
+        (
+            "of a kind that is not enabled",
+            build::hook(NAME).complete(),
+            env("KRAKE_SHUTDOWN_URL"),
+            tls(),
+            None,
+        ),
+        (
+            "in a container that is not chosen",
+            sidecar_only(),
+            env("KRAKE_TOKEN"),
+            tls(),
+            None,
+        ),
+        ("another name", both(), env("TOKEN"), tls(), None),
+        (
+            "directory",
+            both(),
+            mount("/etc/krake_cert"),
+            tls(),
+            Some((Reason::MountConflict, "/etc/krake_cert")),
+        ),
+        (
+            "directory, with a slash",
+            both(),
+            mount("/etc/krake_cert/"),
+            tls(),
+            Some((Reason::MountConflict, "/etc/krake_cert")),
+        ),
+        (
+            "directory without TLS",
+            both(),
+            mount("/etc/krake_cert"),
+            plain(),
+            None,
+        ),
+        (
+            "another directory",
+            both(),
+            mount("/etc/krake"),
+            tls(),
+            None,
+        ),
+        (
+            "volume",
+            both(),
+            volume(json!({"name": cert, "emptyDir": {}})),
+            tls(),
+            Some((Reason::MountConflict, cert)),
+        ),
+        (
+            "volume without TLS",
+            both(),
+            volume(json!({"name": cert, "emptyDir": {}})),
+            plain(),
+            None,
+        ),
+        (
+            "no such container",
+            named(),
+            workload(),
+            tls(),
+            Some((Reason::ContainerNotFound, "none")),
+        ),
+        ("none", both(), workload(), tls(), None),
+    ];
+    for (name, hook, workload, settings, expected) in rows {
+        let conflict = inject(hook, &workload, &settings).err();
+        let reason = conflict.as_ref().map(|conflict| conflict.reason);
+        assert_eq!(reason, expected.map(|(reason, _)| reason), "{name}");
+        if let (Some(conflict), Some((_, word))) = (conflict, expected) {
+            assert!(conflict.message.contains(word), "{}", conflict.message);
+            assert!(conflict.message.contains(NAME), "{}", conflict.message);
+        }
+    }
+}
+
+#[test]
+fn the_same_work_has_the_same_hash_injected_or_not() {
+    for settings in [tls(), plain()] {
+        for user in [
+            workload(),
+            workload().with(
+                "/spec/template/spec/containers/0/env",
+                json!([{"name": "A", "value": "b"}]),
+            ),
+            workload().with("/spec/template/metadata/annotations", json!({"a": "b"})),
+        ] {
+            let bare = user.clone().deployment();
+            let injection = inject(both(), &user, &settings).unwrap();
+            let injected = applied(&user, &injection.patch(&bare, true)).deployment();
+            let before = inject::template_hash(&bare, Some(&injection));
+            assert_eq!(before, inject::template_hash(&bare, None));
+            assert_eq!(before, inject::template_hash(&injected, Some(&injection)));
+            assert_ne!(before, inject::template_hash(&injected, None));
+        }
+    }
+    let other = workload().with("/spec/template/spec/containers/0/image", json!("newer"));
+    assert_ne!(
+        inject::template_hash(&other.deployment(), None),
+        inject::template_hash(&workload().deployment(), None)
+    );
+}
+
+#[test]
+fn the_stamp_changes_with_what_pods_get_and_with_nothing_else() {
+    let stamp = |hook: Build, uid: &str, workload: &Build, settings: &Settings| {
+        let identity = HookIdentity { name: NAME, uid };
+        let workload = workload.clone().deployment();
+        let injection = inject::injection(identity, &hook.hook().spec, settings, &workload);
+        injection.unwrap().stamp
+    };
+    let uid = HOOK.uid;
+    let first = stamp(both(), uid, &workload(), &tls());
+    let newer_key = Settings {
+        key_id: "k2".into(),
+        ..tls()
+    };
+    let env = json!({"token": "T"});
+    let only = json!(["app"]);
+    for (name, other) in [
+        ("hook uid", stamp(both(), "cccccccc", &workload(), &tls())),
+        (
+            "workload uid",
+            stamp(both(), uid, &workload().uid("other"), &tls()),
+        ),
+        ("key id", stamp(both(), uid, &workload(), &newer_key)),
+        ("TLS", stamp(both(), uid, &workload(), &plain())),
+        (
+            "kinds",
+            stamp(build::hook(NAME).shutdown(), uid, &workload(), &tls()),
+        ),
+        (
+            "names",
+            stamp(
+                both().with("/spec/shutdown/env", env),
+                uid,
+                &workload(),
+                &tls(),
+            ),
+        ),
+        (
+            "containers",
+            stamp(
+                both().with("/spec/containers", only),
+                uid,
+                &workload(),
+                &tls(),
+            ),
+        ),
+    ] {
+        assert_ne!(first, other, "{name}");
+    }
+    let elsewhere = Settings {
+        endpoint: "https://elsewhere".into(),
+        bundle: "another".into(),
+        leader: "another".into(),
+        ..tls()
+    };
+    let newer = workload().with("/spec/template/spec/containers/0/image", json!("newer"));
+    let patient = both().with("/spec/shutdown/timeoutSeconds", json!(99));
+    for (name, same) in [
+        (
+            "endpoint, bundle, leader",
+            stamp(both(), uid, &workload(), &elsewhere),
+        ),
+        ("image", stamp(both(), uid, &newer, &tls())),
+        (
+            "timeout",
+            stamp(patient.retries(3).call_out("x"), uid, &workload(), &tls()),
+        ),
+    ] {
+        assert_eq!(first, same, "{name}");
+    }
+    let (prefix, _) = first.split_once('-').unwrap();
+    assert_eq!(prefix, inject::stamp_prefix(uid));
+}

@@ -1,0 +1,10 @@
+//! Tests of whole decisions, and the tables of single rooms.
+
+mod convergence;
+mod farewell;
+mod forbidden;
+mod injection;
+mod operator;
+mod pods;
+mod stories;
+mod told;

@@ -1,0 +1,437 @@
+//! An operator process over a [`World`]: the loop of the controllers, crashes, and everything that
+//! must be so at every single step.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::api::condition::{self, ConditionType};
+use crate::api::krake_hook::OnTimeout;
+use crate::api::status::{Attempt, RequestState};
+use crate::api::{HookKind, names};
+use crate::decide::hook::whole;
+use crate::decide::seen::{Call, Next, annotation, has_finalizer};
+use crate::decide::{Effect, Fact, Settings, farewell, hook};
+use crate::testing::build::{self, NAME};
+use crate::testing::world::{World, has_dead_guard};
+
+/// As many rounds as the controller allows.
+const MOST_ROUNDS: usize = 32;
+/// So many reconciles in one moment are a loop without end.
+const MOST_RECONCILES: usize = 60;
+
+/// What happened to a reconcile.
+enum Stop {
+    /// The process is gone.
+    Crashed,
+    /// Somebody was faster.
+    Conflict,
+}
+
+/// A process that may crash, and the cluster it works on.
+pub struct Operator {
+    /// The cluster.
+    pub world: World,
+    /// Effects that were carried out so far.
+    pub spent: usize,
+    /// What people were told by Events.
+    pub notices: Vec<String>,
+    settings: Settings,
+    crash_after: Option<usize>,
+    /// After a crash it stays away until it is started again.
+    stays_down: bool,
+    down: bool,
+    /// Kubernetes' controllers work between any two effects, or only between two reconciles.
+    eager: bool,
+    calls: Option<(String, i64, Call)>,
+    injections: Vec<Timestamp>,
+    witness: Witness,
+}
+
+/// Remembers what was promised, independently of what is decided.
+#[derive(Default)]
+struct Witness {
+    armed: bool,
+    deleting: bool,
+    pods: BTreeSet<String>,
+    promise: Option<Promise>,
+}
+
+struct Promise {
+    pods: BTreeSet<String>,
+    since: Timestamp,
+    orphan: bool,
+    fulfilled: bool,
+}
+
+impl Operator {
+    /// A process on an empty cluster that crashes after so many effects.
+    pub fn new(tls: bool, eager: bool, crash_after: Option<usize>, stays_down: bool) -> Self {
+        Self {
+            world: World::new(),
+            spent: 0,
+            notices: Vec::new(),
+            settings: build::settings("leader-0", tls),
+            crash_after,
+            stays_down,
+            down: false,
+            eager,
+            calls: None,
+            injections: Vec::new(),
+            witness: Witness::default(),
+        }
+    }
+
+    /// Somebody does something; then operator and cluster work until they rest.
+    pub fn act(&mut self, act: impl FnOnce(&mut World)) -> Next {
+        act(&mut self.world);
+        self.witness.look(&self.world);
+        self.down = false;
+        self.rest()
+    }
+
+    /// The process is gone with all it knew, and another one takes its place.
+    pub fn crash(&mut self) {
+        self.settings.leader = format!("leader-after-{}", self.spent);
+        self.calls = None;
+        self.injections.clear();
+        self.down = self.stays_down;
+    }
+
+    /// Lets time pass until nothing is left to do.
+    pub fn run_out(&mut self) {
+        self.down = false;
+        for round in 0..400 {
+            let next = self.rest();
+            if round > 5 && (self.world.refuses_injection || self.world.secret_taken) {
+                // It is tried again for ever, and nothing comes of it.
+                return;
+            }
+            let Next::At(at) = next else {
+                // The guard controller looks for pods every ten seconds.
+                self.act(|world| world.pass(10));
+                return;
+            };
+            assert!(
+                at > self.world.now,
+                "it would look again without end: {at} is not after {}",
+                self.world.now
+            );
+            self.stays_quiet_until(at);
+            self.world.now = at;
+        }
+        panic!("time goes by and nothing comes to an end");
+    }
+
+    fn rest(&mut self) -> Next {
+        for _ in 0..MOST_RECONCILES {
+            self.settle();
+            if self.down {
+                return Next::AwaitChange;
+            }
+            let before = self.world.version;
+            let Some(next) = self.reconcile_all() else {
+                continue;
+            };
+            let called = self.finish_call();
+            self.settle();
+            if self.world.version == before && !called {
+                return next;
+            }
+        }
+        panic!("reconciles do not come to an end: {}", self.world.summary());
+    }
+
+    /// Every hook and every guard once. Nothing if the process crashed meanwhile.
+    fn reconcile_all(&mut self) -> Option<Next> {
+        let mut next = Next::AwaitChange;
+        for name in self.world.hooks.keys().cloned().collect::<Vec<_>>() {
+            match self.reconcile(&name) {
+                Ok(at) => next = next.earliest(at),
+                Err(Stop::Conflict) => next = next.earliest(Next::At(self.world.now)),
+                Err(Stop::Crashed) => return None,
+            }
+        }
+        for name in self.world.guards.keys().cloned().collect::<Vec<_>>() {
+            if let Err(Stop::Crashed) = self.reconcile_guard(&name) {
+                return None;
+            }
+        }
+        Some(next)
+    }
+
+    fn reconcile(&mut self, name: &str) -> Result<Next, Stop> {
+        let Some(mut seen) = self.world.observe(name) else {
+            return Ok(Next::AwaitChange);
+        };
+        seen.injections.clone_from(&self.injections);
+        for _ in 0..MOST_ROUNDS {
+            seen.call = self.call_of(&seen.status());
+            let decision = hook::decide(&seen, &self.settings, self.world.now);
+            let again = hook::decide(&seen, &self.settings, self.world.now);
+            assert_eq!(decision, again, "the same look, another decision");
+            if decision.effects.is_empty() {
+                return Ok(decision.next);
+            }
+            for effect in &decision.effects {
+                self.spend()?;
+                self.is_recorded(name, effect);
+                let fact = self.world.apply(&seen, effect);
+                self.after_effect();
+                match effect {
+                    Effect::CallOut(order) => {
+                        self.calls = Some((order.request.clone(), order.round, Call::Open));
+                        continue;
+                    }
+                    Effect::ApplyInjection(_) if matches!(fact, Ok(Fact::Workload(_))) => {
+                        self.injections.push(self.world.now);
+                        seen.injections.push(self.world.now);
+                    }
+                    Effect::Event(notice) => {
+                        let kind = if notice.warning { "Warning" } else { "Normal" };
+                        let note = format!("{kind} {}: {}", notice.reason, notice.note);
+                        self.notices.push(note);
+                    }
+                    _ => {}
+                }
+                seen.absorb(fact.map_err(|_| Stop::Conflict)?);
+            }
+        }
+        panic!("decisions do not come to an end: {}", self.world.summary());
+    }
+
+    fn reconcile_guard(&mut self, name: &str) -> Result<(), Stop> {
+        let Some(left) = self.world.remains(name) else {
+            return Ok(());
+        };
+        let namespace = left.workload.as_ref().map(|w| &w.metadata);
+        for effect in farewell::decide(&left, self.world.now).effects {
+            self.spend()?;
+            let done = match &effect {
+                Effect::ApplyInjection(patch) => self.world.inject(patch),
+                Effect::Unguard(set) => self.world.guard(set, None),
+                Effect::DeleteReplicaSet {
+                    replica_set,
+                    resource_version,
+                    foreground,
+                } => self
+                    .world
+                    .delete_replica_set(replica_set, resource_version, *foreground),
+                Effect::ReleaseWorkload { uid } => self.world.release(namespace, uid),
+                Effect::RemoveCanary { name } => {
+                    self.world.config_maps.remove(name);
+                    self.world.version += 1;
+                    Ok(Fact::Nothing)
+                }
+                Effect::DeleteGuard => {
+                    self.world.guards.remove(name);
+                    self.world.version += 1;
+                    Ok(Fact::Nothing)
+                }
+                other => panic!("a farewell asks for {other:?}"),
+            };
+            self.after_effect();
+            done.map_err(|_| Stop::Conflict)?;
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self) -> Result<(), Stop> {
+        if self.crash_after == Some(self.spent) {
+            self.crash_after = None;
+            self.crash();
+            return Err(Stop::Crashed);
+        }
+        self.spent += 1;
+        Ok(())
+    }
+
+    fn after_effect(&mut self) {
+        self.witness.look(&self.world);
+        if self.eager {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        self.world.settle();
+        self.witness.look(&self.world);
+    }
+
+    fn call_of(&self, status: &crate::api::KrakeHookStatus) -> Call {
+        let request = status.request.as_ref();
+        match (&self.calls, request) {
+            (Some((id, round, call)), Some(r)) if *id == r.id && *round == r.round => call.clone(),
+            _ => Call::None,
+        }
+    }
+
+    /// The open call is answered. True if there was one.
+    fn finish_call(&mut self) -> bool {
+        let (code, acknowledges) = self.world.app;
+        let Some((_, _, call @ Call::Open)) = &mut self.calls else {
+            return false;
+        };
+        *call = Call::Finished(Attempt {
+            at: whole(self.world.now),
+            pod: Some("called".into()),
+            code: code.to_owned(),
+        });
+        if acknowledges {
+            self.world.acknowledge(HookKind::Shutdown);
+        }
+        true
+    }
+
+    /// Until then there is nothing to do, whatever the clock says.
+    fn stays_quiet_until(&mut self, end: Timestamp) {
+        let left = end.duration_since(self.world.now);
+        let moments = [
+            self.world.now,
+            self.world.now + left / 2,
+            end - SignedDuration::from_nanos(1),
+        ];
+        for now in moments {
+            for name in self.world.hooks.keys() {
+                let mut seen = self.world.observe(name).expect("it was listed");
+                seen.call = self.call_of(&seen.status());
+                seen.injections.clone_from(&self.injections);
+                let decision = hook::decide(&seen, &self.settings, now);
+                let refused = self.world.refuses_injection || self.world.secret_taken;
+                assert!(
+                    decision.effects.is_empty() || refused,
+                    "at {now}, before {end}: {:?}",
+                    decision.effects
+                );
+            }
+        }
+    }
+
+    /// Nothing is done before what it depends on is in the status.
+    fn is_recorded(&self, name: &str, effect: &Effect) {
+        let stored = self
+            .world
+            .hooks
+            .get(name)
+            .and_then(|hook| hook.status.clone());
+        let stored = stored.unwrap_or_default();
+        let request = stored.request.as_ref();
+        let workload = self.world.workloads.get(NAME);
+        let leaves = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
+        let ok = match effect {
+            Effect::CallOut(order) => request.is_some_and(|r| {
+                r.id == order.request
+                    && r.state == RequestState::Open
+                    && r.round == order.round
+                    && r.leader == self.settings.leader
+            }),
+            Effect::ReleaseWorkload { uid } => {
+                request.is_some_and(|r| r.state == RequestState::Closed && r.workload_uid == *uid)
+            }
+            Effect::DeleteReplicaSet { .. } => {
+                workload.is_none_or(|w| !leaves(&w.meta))
+                    || request.is_some_and(|r| r.state == RequestState::Closed)
+            }
+            Effect::DeleteWorkload { uid } => stored
+                .completion
+                .is_some_and(|done| done.workload_uid == *uid),
+            Effect::ApplyInjection(patch) if patch.get("spec").is_some() => {
+                let uid = patch["metadata"]["uid"].as_str().unwrap_or_default();
+                let derived_for = format!("{}.{uid}", self.settings.key_id);
+                let token = stored.token.and_then(|token| token.derived_for);
+                let has_certificate = self.world.certificates.values().any(|c| c.status.is_some());
+                token == Some(derived_for)
+                    && !self.world.guards.is_empty()
+                    && (has_certificate || !self.settings.tls)
+            }
+            _ => true,
+        };
+        assert!(ok, "{effect:?} came before what it depends on was written");
+    }
+}
+
+impl Witness {
+    /// Looks at the cluster after every step: what was promised holds.
+    fn look(&mut self, world: &World) {
+        for set in world.replica_sets.values() {
+            let dead = has_dead_guard(world, &set.metadata);
+            assert!(!dead, "{:?} has a guard that is gone", set.metadata.name);
+        }
+        let hook = world.hooks.get(NAME);
+        let workload = world.workloads.get(NAME);
+        let pods: BTreeSet<String> = world
+            .pods
+            .values()
+            .filter_map(|pod| pod.metadata.uid.clone())
+            .collect();
+        let deleting = workload.is_some_and(|w| w.meta.deletion_timestamp.is_some());
+        if deleting && !self.deleting && self.armed {
+            self.promise = Some(Promise {
+                pods: self.pods.clone(),
+                since: world.now,
+                orphan: workload.is_some_and(|w| has_finalizer(&w.meta, names::ORPHAN_FINALIZER)),
+                fulfilled: false,
+            });
+        }
+        if workload.is_some() && !deleting {
+            // Created again: what becomes of pods that it adopts is its own matter.
+            self.promise = None;
+        }
+        if let Some(promise) = &mut self.promise {
+            promise.fulfilled |= is_fulfilled(world, promise);
+            let gone: Vec<_> = promise.pods.difference(&pods).collect();
+            assert!(
+                gone.is_empty() || promise.fulfilled,
+                "pods {gone:?} were taken away without acknowledgement, deadline or reason: {}",
+                world.summary()
+            );
+        }
+        self.deleting = deleting;
+        self.pods = pods;
+        self.armed = hook
+            .and_then(|hook| hook.status.as_ref())
+            .is_some_and(|status| {
+                let same = status.workload.as_ref().map(|w| w.uid.clone());
+                condition::is_true(&status.conditions, ConditionType::Armed)
+                    && workload.is_some_and(|w| w.meta.uid == same)
+            });
+    }
+}
+
+/// Whether something has happened for which armed pods may go.
+fn is_fulfilled(world: &World, promise: &Promise) -> bool {
+    if world.torn || world.namespace_terminating {
+        return true;
+    }
+    if promise.orphan {
+        return false;
+    }
+    let metas = [
+        world.hooks.get(NAME).map(|hook| &hook.metadata),
+        world.workloads.get(NAME).map(|w| &w.meta),
+    ];
+    let says = |name, wanted: Option<&str>| {
+        metas.iter().flatten().any(|meta| {
+            annotation(meta, name).is_some_and(|value| wanted.is_none_or(|w| w == value))
+        })
+    };
+    if says(names::SKIP_ANNOTATION, None) || says(names::HOOK_ANNOTATION, Some(names::DISABLED)) {
+        return true;
+    }
+    let Some(hook) = world.hooks.get(NAME) else {
+        return false;
+    };
+    let Some(shutdown) = &hook.spec.shutdown else {
+        return true;
+    };
+    let status = hook.status.clone().unwrap_or_default();
+    let acknowledged = status
+        .acknowledgements
+        .keys()
+        .any(|key| key.starts_with("shutdown."));
+    let rounds = shutdown.retries.unwrap_or(0) + 1;
+    let end = promise.since + SignedDuration::from_secs(30 * rounds);
+    let over = world.now >= end && shutdown.on_timeout != Some(OnTimeout::Retain);
+    acknowledged || status.completion.is_some() || over
+}

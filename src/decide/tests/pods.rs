@@ -1,0 +1,307 @@
+//! Which pods count, and which can be called.
+
+use serde_json::{Value, json};
+
+use crate::decide::Seen;
+use crate::decide::inject::stamp_prefix;
+use crate::decide::pods::{able_to_acknowledge, only_host_network, remember, targets};
+use crate::testing::build::{self, Build, NAME, running, state};
+use crate::testing::world::World;
+
+const HOOK: &str = "aaaaaaaa-1";
+const WORKLOAD: &str = "bbbbbbbb-1";
+
+fn seen(pods: Vec<Build>) -> Seen {
+    let mut world = World::new();
+    world.create_hook(build::hook(NAME).shutdown());
+    let mut seen = world.observe(NAME).unwrap();
+    seen.hook.metadata.uid = Some(HOOK.into());
+    seen.guard = Some(build::guard(NAME, HOOK, "guard").guard());
+    let owned = build::replica_set("owned").owner("Deployment", WORKLOAD);
+    let kept = build::replica_set("kept").owner("HookGuard", "guard");
+    let foreign = build::replica_set("foreign").owner("Deployment", "another");
+    seen.replica_sets = vec![owned.meta(), kept.meta(), foreign.meta()];
+    seen.lost_nodes = vec!["lost".into()];
+    seen.pods = pods.into_iter().map(Build::pod).collect();
+    seen
+}
+
+/// A pod of the workload's that has what was injected, and runs.
+fn pod() -> Build {
+    let stamp = format!("{}-1", stamp_prefix(HOOK));
+    build::pod("pod").stamp(&stamp).owner("ReplicaSet", "owned")
+}
+
+fn phase(phase: &str) -> Build {
+    pod().with("/status/phase", json!(phase))
+}
+
+fn owned_by(set: &str) -> Build {
+    let mut pod = pod();
+    pod.0["metadata"]["ownerReferences"][0]["uid"] = json!(set);
+    pod
+}
+
+#[test]
+fn who_is_able_to_acknowledge() {
+    let never = json!({"waiting": {"reason": "ContainerCreating"}});
+    let looping = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    let rows: Vec<(&str, Build, bool)> = vec![
+        ("running", pod(), true),
+        ("terminating", pod().deleting(), true),
+        ("kept by the guard alone", owned_by("kept"), true),
+        ("another Deployment's", owned_by("foreign"), false),
+        ("of a ReplicaSet nobody knows", owned_by("unknown"), false),
+        (
+            "crash-looping",
+            pod().container_state(state("app", 3, looping)),
+            true,
+        ),
+        (
+            "ended once, not started again yet",
+            pod().container_state(state("app", 0, json!({"terminated": {"exitCode": 1}}))),
+            true,
+        ),
+        (
+            "Pending, never started",
+            phase("Pending").container_state(state("app", 0, never)),
+            false,
+        ),
+        (
+            "only a container without our entries has started",
+            pod().container_state(running("sidecar")),
+            false,
+        ),
+        ("no status yet", pod().with("/status", json!({})), false),
+        ("Succeeded", phase("Succeeded"), false),
+        ("Failed", phase("Failed"), false),
+        (
+            "on a lost node",
+            pod().with("/spec/nodeName", json!("lost")),
+            false,
+        ),
+        (
+            "an injected init container has started",
+            {
+                let env = pod().0["spec"]["containers"][0]["env"].clone();
+                let mut pod = phase("Pending").with("/status/containerStatuses", json!([]));
+                pod.0["spec"]["initContainers"] =
+                    json!([{"name": "setup", "image": "x", "env": env}]);
+                pod.with("/status/initContainerStatuses", json!([running("setup")]))
+            },
+            true,
+        ),
+        ("a foreign stamp", pod().stamp("another-1"), false),
+        (
+            "no stamp",
+            pod().with("/metadata/annotations", json!({})),
+            false,
+        ),
+    ];
+    for (name, pod, able) in rows {
+        let found = able_to_acknowledge(&seen(vec![pod]), WORKLOAD);
+        assert_eq!(!found.is_empty(), able, "{name}");
+    }
+}
+
+/// A callable pod of that name with that address.
+fn callable(name: &str, address: &str) -> Build {
+    build::pod(name).with("/status/podIP", json!(address))
+}
+
+fn remembered(port: Value) -> crate::api::status::RememberedCallOut {
+    serde_json::from_value(
+        json!({"port": port, "path": "/shutdown", "scheme": "HTTP", "selector": {"app": NAME}}),
+    )
+    .unwrap()
+}
+
+#[test]
+fn own_pods_are_called_first_and_by_name() {
+    let mut seen = seen(vec![callable("d", "10.0.0.4"), callable("c", "10.0.0.3")]);
+    seen.callable = ["d", "a", "c"]
+        .iter()
+        .zip(["10.0.0.4", "10.0.0.1", "fd00::3"])
+        .map(|(name, address)| callable(name, address).pod())
+        .collect();
+    let found = targets(&seen, &remembered(json!(8080)));
+    let names: Vec<_> = found.iter().map(|target| target.pod.as_str()).collect();
+    assert_eq!(names, ["c", "d", "a"]);
+    assert!(found.iter().all(|target| target.port == 8080));
+}
+
+#[test]
+fn who_can_be_called() {
+    let named = || {
+        let ports = json!([{"name": "http", "containerPort": 9090}]);
+        let mut pod = callable("pod", "10.0.0.1");
+        pod.0["spec"]["containers"][0]["ports"] = ports;
+        pod
+    };
+    let not_ready = json!([{"type": "Ready", "status": "False"}]);
+    let rows: Vec<(&str, Build, Value, Option<u16>)> = vec![
+        (
+            "ready",
+            callable("pod", "10.0.0.1"),
+            json!(8080),
+            Some(8080),
+        ),
+        ("IPv6", callable("pod", "fd00::7"), json!(8080), Some(8080)),
+        ("a named port", named(), json!("http"), Some(9090)),
+        ("another named port", named(), json!("grpc"), None),
+        ("a port out of range", named(), json!(70000), None),
+        (
+            "not ready",
+            named().with("/status/conditions", not_ready),
+            json!(8080),
+            None,
+        ),
+        (
+            "finished",
+            named().with("/status/phase", json!("Succeeded")),
+            json!(8080),
+            None,
+        ),
+        (
+            "on the node's network",
+            named().with("/spec/hostNetwork", json!(true)),
+            json!(8080),
+            None,
+        ),
+        ("loopback", callable("pod", "127.0.0.1"), json!(8080), None),
+        ("loopback, IPv6", callable("pod", "::1"), json!(8080), None),
+        (
+            "loopback, mapped",
+            callable("pod", "::ffff:127.0.0.1"),
+            json!(8080),
+            None,
+        ),
+        (
+            "link-local",
+            callable("pod", "169.254.169.254"),
+            json!(8080),
+            None,
+        ),
+        (
+            "link-local, IPv6",
+            callable("pod", "fe80::1"),
+            json!(8080),
+            None,
+        ),
+        (
+            "link-local, mapped",
+            callable("pod", "::ffff:169.254.169.254"),
+            json!(8080),
+            None,
+        ),
+        ("unspecified", callable("pod", "0.0.0.0"), json!(8080), None),
+        ("multicast", callable("pod", "224.0.0.1"), json!(8080), None),
+        (
+            "broadcast",
+            callable("pod", "255.255.255.255"),
+            json!(8080),
+            None,
+        ),
+        ("no address", callable("pod", ""), json!(8080), None),
+        ("a name", callable("pod", "localhost"), json!(8080), None),
+    ];
+    for (name, pod, port, expected) in rows {
+        let mut seen = seen(vec![]);
+        seen.callable = vec![pod.pod()];
+        let found = targets(&seen, &remembered(port));
+        let ports: Vec<u16> = found.iter().map(|target| target.port).collect();
+        assert_eq!(ports, Vec::from_iter(expected), "{name}");
+    }
+}
+
+#[test]
+fn only_pods_on_the_nodes_network_are_told_apart_from_none() {
+    let host = || callable("pod", "10.0.0.1").with("/spec/hostNetwork", json!(true));
+    let mut seen = seen(vec![]);
+    assert!(!only_host_network(&seen));
+    seen.callable = vec![host().pod()];
+    assert!(only_host_network(&seen));
+    seen.callable.push(callable("other", "10.0.0.2").pod());
+    assert!(!only_host_network(&seen));
+}
+
+#[test]
+fn how_the_app_is_to_be_called() {
+    let service = || {
+        let ports = json!([{"name": "http", "port": 80, "targetPort": "web"},
+            {"name": "admin", "port": 81}]);
+        build::service("shutdown").with("/spec/ports", ports)
+    };
+    let no_selector = service().with("/spec/selector", json!({}));
+    let no_ports = service().with("/spec/ports", json!([]));
+    // The port as the spec names it, the Service, and the target port or the reason.
+    let rows: Vec<(&str, Value, Option<Build>, Result<Value, &str>)> = vec![
+        (
+            "the first one",
+            json!(null),
+            Some(service()),
+            Ok(json!("web")),
+        ),
+        ("by number", json!(80), Some(service()), Ok(json!("web"))),
+        (
+            "without targetPort",
+            json!(81),
+            Some(service()),
+            Ok(json!(81)),
+        ),
+        ("by name", json!("admin"), Some(service()), Ok(json!(81))),
+        (
+            "no such number",
+            json!(82),
+            Some(service()),
+            Err("ShutdownServiceNotFound"),
+        ),
+        (
+            "no such name",
+            json!("x"),
+            Some(service()),
+            Err("ShutdownServiceNotFound"),
+        ),
+        (
+            "no ports",
+            json!(null),
+            Some(no_ports),
+            Err("ShutdownServiceNotFound"),
+        ),
+        (
+            "no selector",
+            json!(null),
+            Some(no_selector),
+            Err("ShutdownServiceUnsupported"),
+        ),
+        (
+            "no Service",
+            json!(null),
+            None,
+            Err("ShutdownServiceNotFound"),
+        ),
+    ];
+    for (name, port, service, expected) in rows {
+        let call_out = json!({"service": {"name": "shutdown", "port": port, "path": "/save"}});
+        let call_out = serde_json::from_value(call_out).unwrap();
+        let service = service.map(Build::service);
+        let found = remember(&call_out, service.as_ref());
+        let told = match &found {
+            Ok(call_out) => Ok(json!(call_out.as_ref().unwrap().port)),
+            Err((reason, message)) => {
+                assert!(
+                    message.contains("shutdown") && message.contains("will wait"),
+                    "{message}"
+                );
+                Err(reason.as_str())
+            }
+        };
+        assert_eq!(told, expected.map_err(str::to_owned), "{name}");
+        if let Ok(Some(call_out)) = found {
+            assert_eq!(call_out.path, "/save");
+            assert_eq!(call_out.selector["app"], NAME);
+        }
+    }
+    let nobody = serde_json::from_value(json!({"mode": "None"})).unwrap();
+    assert_eq!(remember(&nobody, None), Ok(None));
+}

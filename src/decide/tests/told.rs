@@ -1,0 +1,110 @@
+//! What a person reads in each phase: the conditions, as `kubectl` shows them, and the Events.
+
+use std::fmt::Write;
+
+use super::operator::Operator;
+use super::stories;
+use crate::testing::build::NAME;
+use crate::testing::world::World;
+
+fn conditions(world: &World) -> String {
+    let mut text = String::new();
+    let status = world.hooks[NAME].status.clone().unwrap_or_default();
+    let _ = writeln!(text, "phase {:?}", status.phase);
+    for condition in &status.conditions {
+        let (kind, reason) = (&condition.type_, &condition.reason);
+        let _ = writeln!(
+            text,
+            "{kind} {} {reason}: {}",
+            condition.status, condition.message
+        );
+    }
+    text
+}
+
+/// What is told after each step of a story.
+fn told(steps: &[stories::Step]) -> String {
+    let mut operator = Operator::new(true, false, None, false);
+    let mut text = String::new();
+    for step in steps {
+        operator.act(*step);
+        let notices = std::mem::take(&mut operator.notices);
+        if operator.world.hooks.contains_key(NAME) {
+            let _ = writeln!(
+                text,
+                "---\n{}{}",
+                conditions(&operator.world),
+                notices.join("\n")
+            );
+        }
+    }
+    text
+}
+
+#[test]
+fn from_arming_to_release() {
+    use stories::{acknowledge, foreground, hook, workload};
+    insta::assert_snapshot!(told(&[hook, workload, foreground, acknowledge]));
+}
+
+#[test]
+fn retries_and_the_end() {
+    use stories::{background, half_a_minute, refuses_calls, retrying_hook, workload};
+    let (late, end) = (half_a_minute, half_a_minute);
+    insta::assert_snapshot!(told(&[
+        refuses_calls,
+        workload,
+        retrying_hook,
+        background,
+        late,
+        half_a_minute,
+        end
+    ]));
+}
+
+#[test]
+fn retained() {
+    use stories::{background, half_a_minute, retaining_hook, skip, workload};
+    insta::assert_snapshot!(told(&[
+        workload,
+        retaining_hook,
+        background,
+        half_a_minute,
+        skip
+    ]));
+}
+
+#[test]
+fn completed_and_created_again() {
+    use stories::{complete, hook, workload};
+    insta::assert_snapshot!(told(&[workload, hook, complete, workload]));
+}
+
+#[test]
+fn what_people_can_change() {
+    use stories::{
+        allow_injection, conflicting_container, delete_hook, delete_service, disable, enable,
+        half_a_minute, hook, refuse_injection, replace, workload,
+    };
+    insta::assert_snapshot!(told(&[
+        workload,
+        hook,
+        delete_service,
+        disable,
+        refuse_injection,
+        enable,
+        allow_injection,
+        half_a_minute,
+        replace,
+        conflicting_container,
+        delete_hook,
+    ]));
+}
+
+#[test]
+fn too_late_and_taken() {
+    use stories::{background, hook, orphan, take_secret, workload};
+    insta::assert_snapshot!(told(&[workload, background, hook]));
+    insta::assert_snapshot!(told(&[take_secret, workload, hook]));
+    insta::assert_snapshot!(told(&[workload, hook, orphan]));
+}

@@ -1,0 +1,434 @@
+//! A cluster in memory, with what matters of its semantics: uids, resourceVersions, finalizers,
+//! owners. What a person does to it stands here; [`super::server`] carries out effects, and
+//! [`super::collector`] is what Kubernetes' own controllers do.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::{Value, json};
+
+use super::build::{self, Build, NAME};
+use super::merge;
+use crate::api::status::{AckResult, TokenSecret};
+use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, names};
+use crate::decide::ack::{self, Incoming, Look, Verdict};
+use crate::decide::farewell::Remains;
+use crate::decide::seen::{Call, Seen, has_finalizer, is_owned_by};
+
+/// A Deployment, kept as who wrote what.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Metadata as it stands.
+    pub meta: ObjectMeta,
+    /// What the user wrote.
+    pub written: Value,
+    /// What our field manager applied last.
+    pub applied: Option<Value>,
+    /// What the Deployment controller says.
+    pub status: Value,
+}
+
+/// How a deletion treats dependents.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Propagation {
+    /// They go afterwards.
+    Background,
+    /// They go first.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+/// The cluster: one namespace, and what is cluster-wide.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// What time it is.
+    pub now: Timestamp,
+    /// Counts writes; the newest resourceVersion.
+    pub version: u64,
+    /// Hooks by name.
+    pub hooks: BTreeMap<String, KrakeHook>,
+    /// Deployments by name.
+    pub workloads: BTreeMap<String, Workload>,
+    /// ReplicaSets by name.
+    pub replica_sets: BTreeMap<String, ReplicaSet>,
+    /// Pods by name.
+    pub pods: BTreeMap<String, Pod>,
+    /// ConfigMaps by name.
+    pub config_maps: BTreeMap<String, ConfigMap>,
+    /// Certificates by name.
+    pub certificates: BTreeMap<String, HookCertificate>,
+    /// Guards by name.
+    pub guards: BTreeMap<String, HookGuard>,
+    /// Services by name.
+    pub services: BTreeMap<String, Service>,
+    /// Token Secrets by name, as they are now.
+    pub secrets: BTreeMap<String, TokenSecret>,
+    /// Somebody deletes the namespace.
+    pub namespace_terminating: bool,
+    /// From then on Kubernetes ends everything in it.
+    pub namespace_ends: Option<Timestamp>,
+    /// An admission policy refuses our change to workloads.
+    pub refuses_injection: bool,
+    /// A Secret of the needed name is somebody else's.
+    pub secret_taken: bool,
+    /// What the app answers to a call, and whether it acknowledges then.
+    pub app: (&'static str, bool),
+    /// Somebody tore a finalizer or a guard off: what was promised is off, too.
+    pub torn: bool,
+}
+
+impl World {
+    /// An empty cluster with the Service `shutdown`.
+    pub fn new() -> Self {
+        let service = build::service("shutdown").service();
+        Self {
+            now: build::at(0),
+            version: 1,
+            hooks: BTreeMap::new(),
+            workloads: BTreeMap::new(),
+            replica_sets: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            config_maps: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+            guards: BTreeMap::new(),
+            services: BTreeMap::from([("shutdown".into(), service)]),
+            secrets: BTreeMap::new(),
+            namespace_terminating: false,
+            namespace_ends: None,
+            refuses_injection: false,
+            secret_taken: false,
+            app: ("200", false),
+            torn: false,
+        }
+    }
+
+    /// Time passes.
+    pub fn pass(&mut self, seconds: i64) {
+        self.now += SignedDuration::from_secs(seconds);
+    }
+
+    /// A user creates a hook.
+    pub fn create_hook(&mut self, hook: Build) {
+        let mut hook = hook.hook();
+        let name = hook.metadata.name.clone().expect("a name");
+        if self.hooks.contains_key(&name) || self.namespace_terminating {
+            return;
+        }
+        hook.status = Some(Default::default());
+        self.born(&mut hook.metadata);
+        self.hooks.insert(name, hook);
+    }
+
+    /// A user creates a Deployment.
+    pub fn create_workload(&mut self, deployment: Build) {
+        let mut meta = deployment.clone().meta();
+        let name = meta.name.clone().expect("a name");
+        if self.workloads.contains_key(&name) || self.namespace_terminating {
+            return;
+        }
+        self.born(&mut meta);
+        let workload = Workload {
+            meta,
+            written: deployment.0["spec"].clone(),
+            applied: None,
+            status: json!({}),
+        };
+        self.workloads.insert(name, workload);
+    }
+
+    /// Somebody deletes the namespace; Kubernetes gives it some seconds (F7).
+    pub fn delete_namespace(&mut self) {
+        self.namespace_terminating = true;
+        self.namespace_ends = Some(self.now + SignedDuration::from_secs(5));
+        self.next_version();
+    }
+
+    /// Somebody deletes the workload.
+    pub fn delete_workload(&mut self, name: &str, how: Propagation) {
+        let (now, version) = (self.now, self.next_version());
+        if let Some(workload) = self.workloads.get_mut(name) {
+            mark_deleted(&mut workload.meta, how, now, version);
+        }
+    }
+
+    /// Somebody deletes the hook.
+    pub fn delete_hook(&mut self, name: &str) {
+        let (now, version) = (self.now, self.next_version());
+        if let Some(hook) = self.hooks.get_mut(name) {
+            mark_deleted(&mut hook.metadata, Propagation::Background, now, version);
+        }
+    }
+
+    /// Changes a hook as a user would.
+    pub fn edit_hook(&mut self, change: impl FnOnce(&mut KrakeHook)) {
+        let version = self.next_version();
+        if let Some(hook) = self.hooks.get_mut(NAME) {
+            change(hook);
+            hook.metadata.resource_version = Some(version);
+        }
+    }
+
+    /// Changes a workload as a user would.
+    pub fn edit_workload(&mut self, change: impl FnOnce(&mut Workload)) {
+        let version = self.next_version();
+        if let Some(workload) = self.workloads.get_mut(NAME) {
+            change(workload);
+            workload.meta.generation = workload.meta.generation.map(|g| g + 1);
+            workload.meta.resource_version = Some(version);
+        }
+    }
+
+    /// A pod of the hook's acknowledges; the answer is the callback's status code.
+    pub fn acknowledge(&mut self, kind: HookKind) -> u16 {
+        let Some(hook) = self.hooks.get(NAME) else {
+            return 401;
+        };
+        // The token is in the environment of every pod that carries a stamp of this hook; it was
+        // made for the pod's own workload, and so was the one that a later one gets.
+        let hook_uid = hook.metadata.uid.clone().unwrap_or_default();
+        let stamped = |pod: &&Pod| {
+            crate::decide::inject::carries_stamp_of(&pod.metadata, &hook_uid)
+                && pod.metadata.deletion_timestamp.is_none()
+        };
+        let Some(pod) = self.pods.values().find(stamped) else {
+            return 0;
+        };
+        let labels = pod.metadata.annotations.as_ref();
+        let workload = labels.and_then(|a| a.get("test/workload")).cloned();
+        let incoming = Incoming {
+            kind,
+            hook_uid,
+            workload_uid: workload.unwrap_or_default(),
+            pod: pod.metadata.uid.clone(),
+            result: AckResult::Success,
+            message: None,
+            certificate: None,
+            at: self.now,
+        };
+        let write = match ack::decide(hook, &incoming, Look::Live) {
+            Verdict::Write(write) => write,
+            Verdict::Replayed { .. } => return 200,
+            Verdict::Superseded => return 401,
+            _ => return 409,
+        };
+        let patch: json_patch::Patch =
+            serde_json::from_value(ack::patch(&write.tests, [&write])).expect("a patch");
+        let mut object = serde_json::to_value(hook).expect("JSON");
+        json_patch::patch(&mut object, &patch).expect("it was decided on just now");
+        let mut hook: KrakeHook = serde_json::from_value(object).expect("a hook");
+        hook.metadata.resource_version = Some(self.next_version());
+        self.hooks.insert(NAME.into(), hook);
+        200
+    }
+
+    /// A workload as the API server shows it.
+    pub fn workload(&self, name: &str) -> Option<Deployment> {
+        let kept = self.workloads.get(name)?;
+        let mut object =
+            json!({"metadata": kept.meta, "spec": kept.written, "status": kept.status});
+        if let Some(applied) = &kept.applied {
+            if let Some(spec) = applied.get("spec") {
+                merge::merge(&mut object["spec"], spec);
+            }
+            object["metadata"]["managedFields"] = json!([{
+                "manager": names::INJECT_MANAGER, "operation": "Apply", "fieldsType": "FieldsV1",
+                "fieldsV1": merge::managed(applied)}]);
+        }
+        Some(serde_json::from_value(object).expect("a Deployment"))
+    }
+
+    /// What the hook controller sees of a hook.
+    pub fn observe(&self, name: &str) -> Option<Seen> {
+        let hook = self.hooks.get(name)?.clone();
+        let uid = hook.metadata.uid.clone().unwrap_or_default();
+        let object = names::of_hook(name, &uid);
+        let age = |hook: &KrakeHook| hook.metadata.creation_timestamp.clone();
+        let rival = self.hooks.values().find(|other| {
+            other.spec.workload == hook.spec.workload
+                && (age(other), &other.metadata.name) < (age(&hook), &hook.metadata.name)
+        });
+        let called = hook
+            .spec
+            .shutdown
+            .as_ref()
+            .and_then(|s| s.call_out.as_ref());
+        let service = called.and_then(|c| c.service.as_ref()).map(|s| &s.name);
+        let selector = hook.status.as_ref().and_then(|s| s.call_out.as_ref());
+        let selector = selector.map(|c| c.selector.clone());
+        Some(Seen {
+            rival: rival.and_then(|other| other.metadata.name.clone()),
+            workload: self.workload(&hook.spec.workload.name),
+            replica_sets: self.labelled_sets(name),
+            pods: self.labelled_pods(name),
+            lost_nodes: Vec::new(),
+            guard: self.guards.get(&uid).cloned(),
+            config_map: self.config_maps.get(&object).cloned(),
+            certificate: self.certificates.get(&object).cloned(),
+            canaries: self.canaries(&uid),
+            service: service.and_then(|s| self.services.get(s)).cloned(),
+            callable: self
+                .pods
+                .values()
+                .filter(|pod| {
+                    let labels = pod.metadata.labels.clone().unwrap_or_default();
+                    selector.as_ref().is_some_and(|selector| {
+                        selector.iter().all(|(k, v)| labels.get(k) == Some(v))
+                    })
+                })
+                .cloned()
+                .collect(),
+            namespace_terminating: self.namespace_terminating,
+            call: Call::None,
+            injections: Vec::new(),
+            token: None,
+            refusal: None,
+            hook,
+        })
+    }
+
+    /// What the guard controller sees of a guard whose hook is gone.
+    pub fn remains(&self, guard: &str) -> Option<Remains> {
+        let guard = self.guards.get(guard)?.clone();
+        let hook = &guard.spec.hook;
+        let living = self.hooks.get(&hook.name);
+        if living.is_some_and(|h| h.metadata.uid.as_ref() == Some(&hook.uid)) {
+            return None;
+        }
+        let name = &guard.spec.workload.name;
+        let taken = self.hooks.values().any(|h| &h.spec.workload.name == name);
+        Some(Remains {
+            workload: self.workload(name).filter(|_| !taken),
+            replica_sets: self.labelled_sets(&hook.name),
+            pods: self.labelled_pods(&hook.name),
+            canaries: self.canaries(&hook.uid),
+            guard,
+        })
+    }
+
+    /// The whole state in one line.
+    pub fn summary(&self) -> String {
+        let mut words = Vec::new();
+        for (name, hook) in &self.hooks {
+            let status = hook.status.clone().unwrap_or_default();
+            let phase = status
+                .phase
+                .map_or("-".into(), |phase| format!("{phase:?}"));
+            let outcomes: Vec<_> = status.history.iter().map(|e| e.outcome.as_str()).collect();
+            words.push(format!("{name}: {phase} {outcomes:?}"));
+        }
+        for (name, workload) in &self.workloads {
+            let meta = &workload.meta;
+            let spec = workload.applied.as_ref().and_then(|a| a.get("spec"));
+            let mut state = vec![if spec.is_some() { "injected" } else { "plain" }];
+            if has_finalizer(meta, names::SHUTDOWN_FINALIZER) {
+                state.push("held");
+            }
+            if meta.deletion_timestamp.is_some() {
+                state.push("deleting");
+            }
+            words.push(format!("Deployment {name} {}", state.join(" ")));
+        }
+        let count = |what: &str, number: usize| (number > 0).then(|| format!("{number} {what}"));
+        let guarded = self
+            .replica_sets
+            .values()
+            .filter(|set| is_guarded(&set.metadata))
+            .count();
+        let canaries = self
+            .config_maps
+            .values()
+            .filter(|c| is_canary(&c.metadata))
+            .count();
+        words.extend(count("pods", self.pods.len()));
+        words.extend(count("guarded", guarded));
+        words.extend(count("canaries", canaries));
+        words.extend(count("guards", self.guards.len()));
+        words.join("; ")
+    }
+
+    pub(super) fn born(&mut self, meta: &mut ObjectMeta) {
+        meta.resource_version = Some(self.next_version());
+        meta.uid = Some(format!("{:08x}-0000-4000-8000-000000000000", self.version));
+        meta.creation_timestamp = Some(Time(self.now));
+    }
+
+    pub(super) fn next_version(&mut self) -> String {
+        self.version += 1;
+        self.version.to_string()
+    }
+
+    fn labelled_sets(&self, hook: &str) -> Vec<ObjectMeta> {
+        let sets = self.replica_sets.values().map(|set| &set.metadata);
+        sets.filter(|meta| has_label(meta, hook)).cloned().collect()
+    }
+
+    fn labelled_pods(&self, hook: &str) -> Vec<Pod> {
+        let pods = self.pods.values();
+        pods.filter(|pod| has_label(&pod.metadata, hook))
+            .cloned()
+            .collect()
+    }
+
+    fn canaries(&self, hook_uid: &str) -> Vec<ConfigMap> {
+        let label = |c: &&ConfigMap| {
+            let labels = c.metadata.labels.as_ref();
+            labels
+                .and_then(|l| l.get(names::CANARY_LABEL))
+                .map(String::as_str)
+                == Some(hook_uid)
+        };
+        self.config_maps.values().filter(label).cloned().collect()
+    }
+}
+
+/// Whether a ReplicaSet carries some guard.
+pub fn is_guarded(meta: &ObjectMeta) -> bool {
+    let mut owners = meta.owner_references.iter().flatten();
+    owners.any(|owner| owner.kind == "HookGuard")
+}
+
+/// Whether a ReplicaSet carries a guard that is not there.
+pub fn has_dead_guard(world: &World, meta: &ObjectMeta) -> bool {
+    is_guarded(meta)
+        && !world
+            .guards
+            .values()
+            .any(|guard| is_owned_by(meta, guard.metadata.uid.as_deref().unwrap_or_default()))
+}
+
+pub(super) fn mark_deleted(
+    meta: &mut ObjectMeta,
+    how: Propagation,
+    now: Timestamp,
+    version: String,
+) {
+    if meta.deletion_timestamp.is_some() {
+        return;
+    }
+    meta.deletion_timestamp = Some(Time(now));
+    meta.resource_version = Some(version);
+    let more = match how {
+        Propagation::Background => return,
+        Propagation::Foreground => names::FOREGROUND_FINALIZER,
+        Propagation::Orphan => names::ORPHAN_FINALIZER,
+    };
+    meta.finalizers.get_or_insert_default().push(more.into());
+}
+
+fn has_label(meta: &ObjectMeta, hook: &str) -> bool {
+    let labels = meta.labels.as_ref();
+    labels
+        .and_then(|l| l.get(names::HOOK_LABEL))
+        .map(String::as_str)
+        == Some(hook)
+}
+
+fn is_canary(meta: &ObjectMeta) -> bool {
+    meta.labels
+        .as_ref()
+        .is_some_and(|l| l.contains_key(names::CANARY_LABEL))
+}
