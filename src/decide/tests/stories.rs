@@ -274,7 +274,13 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "retained",
-        steps: &[workload, retaining_hook, foreground, half_a_minute, half_a_minute],
+        steps: &[
+            workload,
+            retaining_hook,
+            foreground,
+            half_a_minute,
+            half_a_minute,
+        ],
         end: "trainer: Retained [\"Retained\"]; Deployment trainer injected held deleting; 2 pods; 1 guarded; 1 canaries; 1 guards",
     },
     Story {
@@ -283,7 +289,8 @@ pub const STORIES: &[Story] = &[
             workload,
             retaining_hook,
             foreground,
-            half_a_minute, half_a_minute,
+            half_a_minute,
+            half_a_minute,
             acknowledge,
         ],
         end: "trainer: Released [\"Acknowledged\", \"Retained\"]; 1 guards",
@@ -416,7 +423,14 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "skipped when retained",
-        steps: &[workload, retaining_hook, foreground, half_a_minute, half_a_minute, skip],
+        steps: &[
+            workload,
+            retaining_hook,
+            foreground,
+            half_a_minute,
+            half_a_minute,
+            skip,
+        ],
         end: "trainer: Released [\"Skipped\", \"Retained\"]; 1 guards",
     },
     Story {
