@@ -251,7 +251,7 @@ impl Injection {
                     && self
                         .mounts
                         .iter()
-                        .any(|our| our["mountPath"] == json!(mount.mount_path))
+                        .any(|our| same_directory(&our["mountPath"], &mount.mount_path))
             });
             if let Some(mount) = mounted {
                 return Err(Conflict {
@@ -494,6 +494,11 @@ fn digest(parts: &[&str]) -> String {
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn same_directory(ours: &Value, theirs: &str) -> bool {
+    ours.as_str()
+        .is_some_and(|ours| ours.trim_end_matches('/') == theirs.trim_end_matches('/'))
 }
 
 fn has_all(have: &Value, want: &[Value]) -> bool {
