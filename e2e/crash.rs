@@ -160,6 +160,12 @@ async fn an_api_server_that_goes_away_is_a_503_and_loses_nothing(stage: Stage) {
             .all(|one| one.to_lowercase().contains("retry-after")),
         "{tries}"
     );
+    // Watches that have failed for a while are opened again after a pause.
+    stage
+        .await_hook("app", "an end in its history", SOON * 2, |status| {
+            !status.history.is_empty()
+        })
+        .await;
     stage.gone::<Deployment>("app").await;
     armed.pods.gone(&pods).await;
     stage.ended("app", Outcome::Acknowledged).await;

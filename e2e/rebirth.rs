@@ -80,15 +80,16 @@ async fn a_completed_workload_made_again_runs_like_any_other(stage: Stage) {
     let _: KrakeHook = stage.create(hook).await;
     stage.await_condition("app", ConditionType::Ready).await;
     let app = stage.app("app").await;
+    let pods = stage.witness("app").await;
     app.acknowledge(HookKind::Complete).await.counts();
     stage.gone::<Deployment>("app").await;
+    pods.gone(std::slice::from_ref(&app.uid)).await;
     stage.ended("app", Outcome::Completed).await;
 
     let _: Deployment = stage.create(manifests::app("app")).await;
     stage.await_condition("app", ConditionType::Completed).await;
     let again = stage.app("app").await;
     assert_ne!(again.uid, app.uid);
-    let pods = stage.witness("app").await;
     pods.stay_untouched(&[again.uid], Duration::from_secs(5))
         .await;
 }
