@@ -248,10 +248,11 @@ impl Injection {
             }
             let mounted = container.volume_mounts.iter().flatten().find(|mount| {
                 mount.name != names::CERT_VOLUME
-                    && self
-                        .mounts
-                        .iter()
-                        .any(|our| our["mountPath"] == json!(mount.mount_path))
+                    && self.mounts.iter().any(|our| {
+                        let ours = our["mountPath"].as_str().unwrap_or_default();
+                        // The API server takes two spellings of one directory for two.
+                        ours.trim_end_matches('/') == mount.mount_path.trim_end_matches('/')
+                    })
             });
             if let Some(mount) = mounted {
                 return Err(Conflict {
