@@ -120,6 +120,9 @@ pub fn new_image(world: &mut World) {
 }
 
 pub fn replace(world: &mut World) {
+    // On a workload that is being deleted this is how somebody tears the finalizer off.
+    let deleting = |w: &crate::testing::world::Workload| w.meta.deletion_timestamp.is_some();
+    world.torn |= world.workloads.get(NAME).is_some_and(deleting);
     world.edit_workload(|workload| {
         workload.applied = None;
         workload.meta.finalizers = None;
@@ -274,7 +277,13 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "retained",
-        steps: &[workload, retaining_hook, foreground, half_a_minute, half_a_minute],
+        steps: &[
+            workload,
+            retaining_hook,
+            foreground,
+            half_a_minute,
+            half_a_minute,
+        ],
         end: "trainer: Retained [\"Retained\"]; Deployment trainer injected held deleting; 2 pods; 1 guarded; 1 canaries; 1 guards",
     },
     Story {
@@ -283,7 +292,8 @@ pub const STORIES: &[Story] = &[
             workload,
             retaining_hook,
             foreground,
-            half_a_minute, half_a_minute,
+            half_a_minute,
+            half_a_minute,
             acknowledge,
         ],
         end: "trainer: Released [\"Acknowledged\", \"Retained\"]; 1 guards",
@@ -416,7 +426,14 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "skipped when retained",
-        steps: &[workload, retaining_hook, foreground, half_a_minute, half_a_minute, skip],
+        steps: &[
+            workload,
+            retaining_hook,
+            foreground,
+            half_a_minute,
+            half_a_minute,
+            skip,
+        ],
         end: "trainer: Released [\"Skipped\", \"Retained\"]; 1 guards",
     },
     Story {
