@@ -313,6 +313,8 @@ impl<'a> Plan<'a> {
     }
 
     pub fn find(&mut self, finding: Finding) {
+        // One condition of each type, or the API server refuses the whole status.
+        self.kept.retain(|old| old.type_ != finding.kind.as_str());
         self.findings.insert(finding.kind, finding);
     }
 

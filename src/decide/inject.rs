@@ -248,10 +248,11 @@ impl Injection {
             }
             let mounted = container.volume_mounts.iter().flatten().find(|mount| {
                 mount.name != names::CERT_VOLUME
-                    && self
-                        .mounts
-                        .iter()
-                        .any(|our| same_directory(&our["mountPath"], &mount.mount_path))
+                    && self.mounts.iter().any(|our| {
+                        let ours = our["mountPath"].as_str().unwrap_or_default();
+                        // The API server takes two spellings of one directory for two.
+                        ours.trim_end_matches('/') == mount.mount_path.trim_end_matches('/')
+                    })
             });
             if let Some(mount) = mounted {
                 return Err(Conflict {
@@ -494,11 +495,6 @@ fn digest(parts: &[&str]) -> String {
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn same_directory(ours: &Value, theirs: &str) -> bool {
-    ours.as_str()
-        .is_some_and(|ours| ours.trim_end_matches('/') == theirs.trim_end_matches('/'))
 }
 
 fn has_all(have: &Value, want: &[Value]) -> bool {

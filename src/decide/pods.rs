@@ -205,7 +205,7 @@ fn ever_started(container: &ContainerStatus) -> bool {
 /// The pod's address, unless a pod must never be called there, whatever it claims.
 fn address(pod: &Pod) -> Option<IpAddr> {
     let address: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-    // An IPv4 address in IPv6 clothes is the same address.
+    // An IPv4 address in IPv6 clothes leads to the same place.
     let address = address.to_canonical();
     let forbidden = address.is_loopback()
         || address.is_unspecified()

@@ -88,7 +88,7 @@ impl Plan<'_> {
                 message,
             ));
             self.guard_replica_sets(workload);
-            self.keep(ConditionType::Armed);
+            self.keep_armed(workload);
             self.keep(ConditionType::Injected);
             self.look_again_at(until);
         } else if inject::is_touched(workload) {
@@ -372,13 +372,9 @@ impl Plan<'_> {
     /// stays: to take it back before each attempt would wake the next attempt, without end.
     fn try_again(&mut self, workload: &Deployment, injection: &Injection, wants_hold: bool) {
         self.guard_replica_sets(workload);
-        for kind in [
-            ConditionType::Ready,
-            ConditionType::Injected,
-            ConditionType::Armed,
-        ] {
-            self.keep(kind);
-        }
+        self.keep_armed(workload);
+        self.keep(ConditionType::Ready);
+        self.keep(ConditionType::Injected);
         let patch = injection.patch(workload, wants_hold);
         self.then.push(Effect::ApplyInjection(patch));
     }
@@ -560,6 +556,7 @@ impl Plan<'_> {
         // stays armed.
         if let Some(workload) = &self.seen.workload {
             self.guard_replica_sets(workload);
+            self.keep_armed(workload);
         }
         self.tell_refusal(reason, message);
     }
@@ -576,9 +573,23 @@ impl Plan<'_> {
         self.keep(ConditionType::CertificateReady);
     }
 
+    /// Keeps what was said about arming, unless somebody has taken the finalizer off meanwhile.
+    fn keep_armed(&mut self, workload: &Deployment) {
+        let armed = condition::is_true(&self.status.conditions, ConditionType::Armed);
+        if armed && !has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER) {
+            self.find(Finding::no(
+                ConditionType::Armed,
+                Reason::Arming,
+                "the finalizer was taken off the workload: a removal will not wait",
+            ));
+        }
+        self.keep(ConditionType::Armed);
+    }
+
     /// Keeps what a condition said before.
     pub(super) fn keep(&mut self, kind: ConditionType) {
-        if self.findings.contains_key(&kind) {
+        let kept = self.kept.iter().any(|c| c.type_ == kind.as_str());
+        if kept || self.findings.contains_key(&kind) {
             return;
         }
         if let Some(old) = condition::find(&self.status.conditions, kind) {

@@ -17,6 +17,10 @@ use crate::decide::seen::{controller_of, has_finalizer, is_owned_by};
 impl World {
     /// Lets Kubernetes work until it rests.
     pub fn settle(&mut self) {
+        let ends = self.namespace_ends.is_some_and(|end| self.now >= end);
+        if self.rested_at == self.version && !ends {
+            return;
+        }
         loop {
             let before = self.version;
             self.issue();
@@ -28,6 +32,7 @@ impl World {
                 self.end_namespace();
             }
             if self.version == before {
+                self.rested_at = before;
                 return;
             }
         }

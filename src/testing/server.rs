@@ -237,6 +237,13 @@ impl World {
         let written = objects::status(&seen.hook, status)["status"].clone();
         let mut written: KrakeHookStatus = serde_json::from_value(written).expect("a status");
         let kept = hook.status.take().unwrap_or_default();
+        let types: std::collections::BTreeSet<_> =
+            written.conditions.iter().map(|c| &c.type_).collect();
+        assert_eq!(
+            types.len(),
+            written.conditions.len(),
+            "422: duplicate entries"
+        );
         written.acknowledgements = kept.acknowledgements.clone();
         if written != kept {
             self.version = version;

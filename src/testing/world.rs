@@ -49,6 +49,8 @@ pub struct World {
     pub now: Timestamp,
     /// Counts writes; the newest resourceVersion.
     pub version: u64,
+    /// Kubernetes' own controllers have nothing left to do since then.
+    pub rested_at: u64,
     /// Hooks by name.
     pub hooks: BTreeMap<String, KrakeHook>,
     /// Deployments by name.
@@ -88,6 +90,7 @@ impl World {
         Self {
             now: build::at(0),
             version: 1,
+            rested_at: 0,
             hooks: BTreeMap::new(),
             workloads: BTreeMap::new(),
             replica_sets: BTreeMap::new(),

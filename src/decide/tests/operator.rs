@@ -11,10 +11,10 @@ use crate::api::krake_hook::OnTimeout;
 use crate::api::status::{Attempt, RequestState};
 use crate::api::{HookKind, names};
 use crate::decide::hook::whole;
-use crate::decide::seen::{Call, Next, annotation, has_finalizer};
+use crate::decide::seen::{Call, Next, annotation, has_finalizer, is_owned_by};
 use crate::decide::{Effect, Fact, Settings, farewell, hook};
 use crate::testing::build::{self, NAME};
-use crate::testing::world::{World, has_dead_guard};
+use crate::testing::world::{World, has_dead_guard, is_guarded};
 
 /// As many rounds as the controller allows.
 const MOST_ROUNDS: usize = 32;
@@ -30,6 +30,7 @@ enum Stop {
 }
 
 /// A process that may crash, and the cluster it works on.
+#[derive(Clone)]
 pub struct Operator {
     /// The cluster.
     pub world: World,
@@ -38,7 +39,8 @@ pub struct Operator {
     /// What people were told by Events.
     pub notices: Vec<String>,
     settings: Settings,
-    crash_after: Option<usize>,
+    /// It crashes before the effect after so many.
+    pub crash_after: Option<usize>,
     /// After a crash it stays away until it is started again.
     stays_down: bool,
     down: bool,
@@ -50,7 +52,7 @@ pub struct Operator {
 }
 
 /// Remembers what was promised, independently of what is decided.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Witness {
     armed: bool,
     deleting: bool,
@@ -58,6 +60,7 @@ struct Witness {
     promise: Option<Promise>,
 }
 
+#[derive(Clone)]
 struct Promise {
     pods: BTreeSet<String>,
     since: Timestamp,
@@ -85,6 +88,8 @@ impl Operator {
 
     /// Somebody does something; then operator and cluster work until they rest.
     pub fn act(&mut self, act: impl FnOnce(&mut World)) -> Next {
+        // A rollout while the operator is away makes pods that nobody guards yet: a stated limit.
+        self.witness.armed &= !self.down || all_guarded(&self.world);
         act(&mut self.world);
         self.witness.look(&self.world);
         self.down = false;
@@ -397,6 +402,17 @@ impl Witness {
                     && workload.is_some_and(|w| w.meta.uid == same)
             });
     }
+}
+
+/// Whether every pod's ReplicaSet carries a guard.
+fn all_guarded(world: &World) -> bool {
+    let sets = world.replica_sets.values().map(|set| &set.metadata);
+    let mut bare = sets.filter(|set| !is_guarded(set));
+    !bare.any(|set| {
+        let uid = set.uid.as_deref().unwrap_or_default();
+        let mut pods = world.pods.values();
+        pods.any(|pod| is_owned_by(&pod.metadata, uid))
+    })
 }
 
 /// Whether something has happened for which armed pods may go.

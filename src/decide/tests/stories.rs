@@ -120,6 +120,9 @@ pub fn new_image(world: &mut World) {
 }
 
 pub fn replace(world: &mut World) {
+    // On a workload that is being deleted this is how somebody tears the finalizer off.
+    let deleting = |w: &crate::testing::world::Workload| w.meta.deletion_timestamp.is_some();
+    world.torn |= world.workloads.get(NAME).is_some_and(deleting);
     world.edit_workload(|workload| {
         workload.applied = None;
         workload.meta.finalizers = None;
