@@ -43,8 +43,9 @@ fn main() -> ExitCode {
         rights::stories(),
         startup::stories(),
         endpoint::stories(),
-        crash::stories(),
         release_all::stories(),
+        // Last: the API server has been away in it.
+        crash::stories(),
     ];
     support::runner::main(stories.concat())
 }
