@@ -25,8 +25,8 @@ use crate::decide::{Effect, farewell, inject};
 #[derive(Debug, Error)]
 pub enum ReleaseError {
     /// There is no cluster to talk to.
-    #[error("cannot reach the API server: {0}")]
-    Connect(kube::Error),
+    #[error(transparent)]
+    Connect(#[from] connect::ConnectError),
     /// A call failed.
     #[error("{0}; run release-all again")]
     Call(#[from] cluster::Error),
@@ -39,12 +39,8 @@ pub enum ReleaseError {
 
 /// Releases everything. `wait` is for pods that still use injected Secrets to be replaced.
 pub async fn release_all(wait: Duration) -> Result<(), ReleaseError> {
-    let clients = connect::connect().await.map_err(ReleaseError::Connect)?;
+    let (clients, _) = connect::connect().await?;
     let client = clients.calls;
-    client
-        .apiserver_version()
-        .await
-        .map_err(ReleaseError::Connect)?;
     let writer = Writer::for_release(client.clone());
     let until = Instant::now() + wait;
     let guards: Vec<HookGuard> = all(&client).await?;

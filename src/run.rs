@@ -23,7 +23,7 @@ use crate::callout;
 use crate::cluster::apply::Writer;
 use crate::cluster::authority::{self, BootError};
 use crate::cluster::certificates::CertificateWriter;
-use crate::cluster::connect::{self, Clients};
+use crate::cluster::connect::{self, Clients, ConnectError};
 use crate::cluster::secrets::{self, SecretError};
 use crate::config::Config;
 use crate::controllers::backoff::Backoff;
@@ -40,10 +40,8 @@ const DRAIN: Duration = Duration::from_secs(25);
 #[derive(Debug, Error)]
 pub enum RunError {
     /// There is no cluster to talk to.
-    #[error(
-        "cannot reach the API server: {0}; is KUBECONFIG right, or is this a pod with a ServiceAccount?"
-    )]
-    Connect(#[source] kube::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The CustomResourceDefinitions are not there, or may not be read.
     #[error(
         "cannot read {kind}: {source}; are the CustomResourceDefinitions and the ClusterRole of config/default installed?"
@@ -78,16 +76,11 @@ pub enum RunError {
 pub async fn run(config: Config) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     let signals = signals(stop.clone())?;
-    let clients = connect::connect().await.map_err(RunError::Connect)?;
+    let (clients, version) = connect::connect().await?;
     let namespace = operator_namespace(&clients);
-    let version = clients
-        .calls
-        .apiserver_version()
-        .await
-        .map_err(RunError::Connect)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        kubernetes = version.git_version,
+        kubernetes = version,
         namespace,
         endpoint = config.endpoint(&namespace),
         tls = config.callback.tls.enabled,

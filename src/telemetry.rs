@@ -20,8 +20,8 @@ pub enum LogFormat {
 pub fn init(format: LogFormat) {
     use std::io::IsTerminal;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        // kube-runtime logs every error that we log too, with our object's name, once more.
-        EnvFilter::new("info,kube_runtime=off,kube_client=warn")
+        // They log every error that we log too, with our object's name, once more.
+        EnvFilter::new("info,kube_runtime=off,kube_client=off")
     });
     let json = match format {
         LogFormat::Json => true,

@@ -20,7 +20,7 @@ const LONGEST_MESSAGE: usize = 1024;
 const LONGEST_TOKEN: usize = 512;
 /// How much more than allowed is read before the refusal, so that a client that writes first and
 /// reads later gets it.
-const DRAINED_BYTES: usize = 256 * 1024;
+const DRAINED_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the app says.
 #[derive(Debug)]
@@ -82,6 +82,23 @@ async fn collect<B: Buf, E>(body: impl Stream<Item = Result<B, E>>) -> Result<Ve
         return Err(BodyFault::TooLarge);
     }
     Ok(bytes)
+}
+
+/// Reads what nobody asked for and forgets it: refused before it is read, a request over HTTP/2 is
+/// reset, and its client may see that instead of the answer.
+pub async fn drain<B: Buf, E>(body: impl Stream<Item = Result<B, E>>, within: Duration) {
+    let mut body = std::pin::pin!(body);
+    let reading = async {
+        let mut seen = 0;
+        while let Some(Ok(part)) = body.next().await {
+            seen += part.remaining();
+            if seen > DRAINED_BYTES {
+                break;
+            }
+        }
+    };
+    // In time or not, the answer is the same.
+    let _ = tokio::time::timeout(within, reading).await;
 }
 
 fn understand(bytes: &[u8]) -> Result<Said, BodyFault> {

@@ -79,9 +79,11 @@ async fn answer<B: Buf>(
 ) -> Answer {
     let arrived = Instant::now();
     let Some(addressed) = Addressed::from_path(path, &endpoint.path_prefix) else {
+        body::drain(body, endpoint.body_within).await;
         return refuse(StatusCode::NOT_FOUND, "NotFound");
     };
     if method != Method::PUT {
+        body::drain(body, endpoint.body_within).await;
         let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed");
         let allow = HeaderValue::from_static("PUT");
         answer.headers_mut().insert(ALLOW, allow);

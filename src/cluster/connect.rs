@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kube::{Client, Config};
+use thiserror::Error;
 
 /// How long any one call may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -18,20 +19,64 @@ pub struct Clients {
     pub namespace: String,
 }
 
-/// Connects as `KUBECONFIG` or the pod's ServiceAccount say.
-pub async fn connect() -> Result<Clients, kube::Error> {
-    let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+/// Why there is no cluster to talk to; one line.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// Nothing says where it is.
+    #[error("no cluster: {}; set KUBECONFIG, or run as a pod with a ServiceAccount", cause(.0))]
+    NoCluster(#[source] kube::config::InferConfigError),
+    /// The client cannot be made.
+    #[error("cannot talk to the API server {server}: {}; is the kubeconfig right?", cause(.source))]
+    Client {
+        /// URL of the API server.
+        server: String,
+        /// What is wrong.
+        source: kube::Error,
+    },
+    /// It does not answer, or not us.
+    #[error("cannot reach the API server {server}: {}; is KUBECONFIG right?", cause(.source))]
+    Unreachable {
+        /// URL of the API server.
+        server: String,
+        /// What went wrong.
+        source: kube::Error,
+    },
+}
+
+/// Connects as `KUBECONFIG` or the pod's ServiceAccount say, and asks the server for its version.
+pub async fn connect() -> Result<(Clients, String), ConnectError> {
+    let mut config = Config::infer().await.map_err(ConnectError::NoCluster)?;
     // Who tries again is decided where it is known who waits: never silently, down here.
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
+    let server = config.cluster_url.to_string();
+    let client = |config| {
+        Client::try_from(config).map_err(|source| ConnectError::Client {
+            server: server.clone(),
+            source,
+        })
+    };
     let namespace = config.default_namespace.clone();
-    let watches = Client::try_from(config.clone())?;
+    let watches = client(config.clone())?;
     config.read_timeout = Some(ANSWER_WITHIN);
     config.reset_reader_on_write = true;
     config.write_timeout = Some(ANSWER_WITHIN);
-    Ok(Clients {
-        calls: Client::try_from(config)?,
+    let calls = client(config)?;
+    let version = calls.apiserver_version().await;
+    let version = version.map_err(|source| ConnectError::Unreachable { server, source })?;
+    let clients = Clients {
+        calls,
         watches,
         namespace,
-    })
+    };
+    Ok((clients, version.git_version))
+}
+
+/// What is at the bottom of an error: the layers above only say that there is one.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut bottom = error;
+    while let Some(below) = bottom.source() {
+        bottom = below;
+    }
+    bottom.to_string()
 }

@@ -45,9 +45,51 @@ impl<K: Hash + Eq> Backoff<K> {
     }
 }
 
+/// How long a watch waits before it is opened again. kube-runtime's own goes up to a minute, and
+/// starts over only after two good ones: for that long after an outage of some seconds, a new
+/// ReplicaSet would get no guard. This one ends at some seconds, and starts over with the first
+/// thing that is heard.
+#[derive(Clone, Debug, Default)]
+pub struct Reopen {
+    failures: u32,
+}
+
+const REOPEN_FIRST: Duration = Duration::from_millis(200);
+const REOPEN_MOST: Duration = Duration::from_secs(4);
+
+impl Iterator for Reopen {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = REOPEN_FIRST
+            .saturating_mul(1 << self.failures.min(8))
+            .min(REOPEN_MOST);
+        self.failures = self.failures.saturating_add(1);
+        // A quarter of chance, so that all watches do not come back in the same moment.
+        Some(wait.mul_f64(0.75 + rand::random::<f64>() / 4.0))
+    }
+}
+
+impl kube::runtime::utils::Backoff for Reopen {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watch_never_stays_shut_for_long_and_starts_over() {
+        use kube::runtime::utils::Backoff as _;
+        let mut reopen = Reopen::default();
+        let waits: Vec<_> = reopen.by_ref().take(50).collect();
+        assert!(waits[0] <= REOPEN_FIRST && waits[49] > waits[0]);
+        assert!(waits.iter().all(|wait| *wait <= REOPEN_MOST), "{waits:?}");
+        reopen.reset();
+        assert!(reopen.next() <= Some(REOPEN_FIRST));
+    }
 
     #[test]
     fn waits_grow_object_by_object_and_start_anew() {

@@ -10,6 +10,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 
+use super::backoff::Reopen;
 use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
 use crate::cluster::observe::Caches;
@@ -54,7 +55,7 @@ pub fn watches(client: &Client) -> Watches {
         namespaces,
     };
     let hooks = watcher(Api::<KrakeHook>::all(client.clone()), everything())
-        .default_backoff()
+        .backoff(Reopen::default())
         .modify(slim)
         .reflect(hook_writer);
     let hooks = synced.counting(hooks).touched_objects().boxed();
@@ -170,7 +171,7 @@ where
     F: Fn(&K) -> Vec<ObjectRef<KrakeHook>> + Send + 'static,
 {
     synced
-        .counting(stream.default_backoff())
+        .counting(stream.backoff(Reopen::default()))
         .touched_objects()
         .filter_map(move |change| {
             future::ready(match change {

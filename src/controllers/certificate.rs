@@ -16,7 +16,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Reopen};
 use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, KrakeHook};
 use crate::cluster::Class;
@@ -96,7 +96,7 @@ pub async fn run(
     // Their metadata alone.
     let hooks_api = Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone());
     let hook_changes = watcher(hooks_api, config.clone())
-        .default_backoff()
+        .backoff(Reopen::default())
         .modify(|hook: &mut PartialObjectMeta<KrakeHook>| hook.metadata.managed_fields = None)
         .reflect(writer);
     let mut synced = Synced::new();
@@ -115,6 +115,7 @@ pub async fn run(
         .with_config(Config::default().concurrency(AT_ONCE))
         .watches_stream(hook_changes, move |hook| naming(&store, &hook))
         .reconcile_all_on(signer_changes)
+        .trigger_backoff(Reopen::default())
         .graceful_shutdown_on(shutdown)
         .run(reconcile, on_error, look)
         .for_each(|_| std::future::ready(()))

@@ -12,7 +12,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Reopen};
 use super::synced::Waiter;
 use crate::api::{HookGuard, KrakeHook};
 use crate::cluster::apply::Writer;
@@ -47,7 +47,7 @@ pub async fn run(
         Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone()),
         watcher::Config::default(),
     )
-    .default_backoff()
+    .backoff(Reopen::default())
     .touched_objects();
     let guards = Api::<HookGuard>::all(watches.clone());
     Controller::new(guards, watcher::Config::default())
@@ -56,6 +56,7 @@ pub async fn run(
         .watches_stream(hooks, |hook: PartialObjectMeta<KrakeHook>| {
             hook.uid().map(|uid| ObjectRef::new(&uid))
         })
+        .trigger_backoff(Reopen::default())
         .graceful_shutdown_on(shutdown)
         .run(reconcile, on_error, context)
         .for_each(|_| std::future::ready(()))

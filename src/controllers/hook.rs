@@ -12,7 +12,7 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::watch;
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Reopen};
 use super::caches::Watches;
 use super::synced::Waiter;
 use crate::api::KrakeHook;
@@ -66,6 +66,7 @@ pub async fn run(
         .with_config(Config::default().concurrency(AT_ONCE))
         .reconcile_on(futures::stream::select(others, called))
         .reconcile_all_on(settings_changed)
+        .trigger_backoff(Reopen::default())
         .graceful_shutdown_on(shutdown)
         .run(reconcile, on_error, Arc::clone(&context))
         .for_each(|_| std::future::ready(()))
