@@ -16,17 +16,19 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::{UnboundedReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Readiness};
+use crate::admin::{self, Part, Readiness};
 use crate::api::{HookGuard, names};
 use crate::callback::{BindError, Endpoint, Limits, Listener, Mode, Parts, TrustSlot};
 use crate::callout;
 use crate::cluster::apply::Writer;
 use crate::cluster::authority::{self, BootError};
+use crate::cluster::certificates::CertificateWriter;
 use crate::cluster::connect::{self, Clients};
 use crate::cluster::secrets::{self, SecretError};
 use crate::config::Config;
 use crate::controllers::backoff::Backoff;
-use crate::controllers::{caches, guard, hook, refused};
+use crate::controllers::synced::Waiter;
+use crate::controllers::{caches, certificate, endpoint, guard, hook, refused};
 use crate::decide::Settings;
 use crate::metrics::Metrics;
 use crate::pki::{Authority, Ring};
@@ -162,14 +164,16 @@ impl Operator {
         let watches = caches::watches(&self.clients.watches);
         let caches = watches.caches.clone();
         let (settings, settings_rx) = watch::channel(Arc::new(self.settings()));
-        self.spawn_ready(&mut tasks, &readiness, &caches, &stop);
+        let synced = watches.synced.clone();
+        self.spawn_ready(&mut tasks, &readiness, synced.clone(), &stop);
 
         let trust = TrustSlot::new();
         let mode = match &self.authority {
             None => Mode::Plain,
             Some(authority) => {
-                let _ = authority;
-                Mode::Tls(Arc::clone(&trust))
+                let part = readiness.part("certificate");
+                self.spawn_certificates(&mut tasks, authority, &trust, part, &metrics, &stop);
+                Mode::Tls(trust)
             }
         };
         let (refusals, refused) = mpsc::channel(256);
@@ -201,6 +205,7 @@ impl Operator {
         let guards = Arc::new(guard::Context {
             writer: writer.clone(),
             caches: caches.clone(),
+            synced: synced.clone(),
             metrics: metrics.clone(),
             backoff: Backoff::new(),
         });
@@ -214,6 +219,7 @@ impl Operator {
             caches,
             settings: settings_rx.clone(),
             calls,
+            synced,
             metrics,
             backoff: Backoff::new(),
             injections: Mutex::default(),
@@ -228,6 +234,48 @@ impl Operator {
         let ended = await_end(&mut tasks, &stop).await;
         drop(settings);
         ended
+    }
+
+    /// The controller of client certificates, and the keeper of the endpoint's own.
+    fn spawn_certificates(
+        &self,
+        tasks: &mut JoinSet<&'static str>,
+        authority: &Arc<Authority>,
+        trust: &Arc<TrustSlot>,
+        ready: Part,
+        metrics: &Metrics,
+        stop: &CancellationToken,
+    ) {
+        let (sender, authority) = watch::channel(Arc::clone(authority));
+        let keeper = endpoint::Context {
+            authority: authority.clone(),
+            names: authority::endpoint_names(&self.config, &self.namespace),
+            trust: Arc::clone(trust),
+            ready,
+            metrics: metrics.clone(),
+        };
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(named("endpoint certificate", async move {
+            endpoint::run(keeper, jiff::Timestamp::now, stopped).await;
+            // Whoever replaces the authority will hold this end; until then it lives here.
+            drop(sender);
+        }));
+        let writer = CertificateWriter {
+            client: self.clients.calls.clone(),
+            fenced: self.fenced,
+            recorder: self.recorder(),
+        };
+        let context = Arc::new(certificate::Context::new(
+            writer,
+            authority,
+            &self.config,
+            metrics.clone(),
+        ));
+        let watches = self.clients.watches.clone();
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(named("certificates", async move {
+            certificate::run(context, &watches, stopped).await;
+        }));
     }
 
     fn settings(&self) -> Settings {
@@ -257,17 +305,20 @@ impl Operator {
         &self,
         tasks: &mut JoinSet<&'static str>,
         readiness: &Readiness,
-        caches: &crate::cluster::observe::Caches,
+        synced: Waiter,
         stop: &CancellationToken,
     ) {
         let part = readiness.part("caches");
-        let (caches, stop) = (caches.clone(), stop.clone());
+        let stop = stop.clone();
         tasks.spawn(named("readiness", async move {
-            if caches.wait_until_ready().await.is_ok() {
-                part.set(true);
-                tracing::info!("ready");
+            tokio::select! {
+                told = synced.wait() => {
+                    part.set(told);
+                    tracing::info!("every watch has told all there is");
+                    stop.cancelled().await;
+                }
+                () = stop.cancelled() => {}
             }
-            stop.cancelled().await;
         }));
     }
 }

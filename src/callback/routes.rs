@@ -104,13 +104,14 @@ async fn answer<B: Buf>(
     let granted = endpoint
         .admit(&addressed, peer.as_ref(), &said.token, arrived)
         .await;
+    let result = said.result;
     let outcome = match granted {
         Ok(granted) => endpoint.commit(&addressed, peer, said, granted).await,
         Err(Denied::Unauthorized) => Outcome::Superseded,
         Err(Denied::Unavailable) => Outcome::Unavailable,
     };
     endpoint.tell(&addressed, &outcome);
-    answer_to(addressed.kind, outcome)
+    answer_to(addressed.kind, result, outcome)
 }
 
 impl Endpoint {
@@ -267,10 +268,10 @@ fn counted_as(outcome: &Outcome) -> AcknowledgementOutcome {
     }
 }
 
-fn answer_to(kind: HookKind, outcome: Outcome) -> Answer {
+fn answer_to(kind: HookKind, result: AckResult, outcome: Outcome) -> Answer {
     match outcome {
-        Outcome::Written { request, .. } => acknowledged(kind, request, false),
-        Outcome::Replayed { request } => acknowledged(kind, request, true),
+        Outcome::Written { request, .. } => acknowledged(kind, result, request, false),
+        Outcome::Replayed { request } => acknowledged(kind, result, request, true),
         Outcome::NotAsked => refuse(StatusCode::CONFLICT, "NotAsked"),
         Outcome::Late => refuse(StatusCode::CONFLICT, "Late"),
         Outcome::AlreadyAcknowledged => refuse(StatusCode::CONFLICT, "AlreadyAcknowledged"),
@@ -280,12 +281,24 @@ fn answer_to(kind: HookKind, outcome: Outcome) -> Answer {
     }
 }
 
-fn acknowledged(kind: HookKind, request: Option<String>, replayed: bool) -> Answer {
-    let mut body = json!({"acknowledged": true, "kind": kind, "replayed": replayed});
+/// 200 is for what counts. A Failure is kept and shown but does not, so it gets 202.
+fn acknowledged(
+    kind: HookKind,
+    result: AckResult,
+    request: Option<String>,
+    replayed: bool,
+) -> Answer {
+    let counts = result == AckResult::Success;
+    let mut body = json!({"acknowledged": counts, "kind": kind, "replayed": replayed});
     if let Some(request) = request {
         body["request"] = json!(request);
     }
-    json_answer(StatusCode::OK, &body)
+    if counts {
+        json_answer(StatusCode::OK, &body)
+    } else {
+        body["reason"] = json!("Failure");
+        json_answer(StatusCode::ACCEPTED, &body)
+    }
 }
 
 fn again(reason: &str) -> Answer {

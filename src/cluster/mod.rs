@@ -7,6 +7,7 @@
 pub mod acknowledge;
 pub mod apply;
 pub mod authority;
+pub mod certificates;
 pub mod connect;
 pub mod error;
 pub mod objects;

@@ -10,6 +10,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 
+use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
 use crate::cluster::observe::Caches;
 
@@ -23,6 +24,8 @@ pub type Triggers = futures::stream::BoxStream<'static, Vec<ObjectRef<KrakeHook>
 pub struct Watches {
     /// What watches have heard.
     pub caches: Caches,
+    /// Waits until every watch has told all there is.
+    pub synced: Waiter,
     /// Changes of hooks.
     pub hooks: futures::stream::BoxStream<'static, Result<KrakeHook, watcher::Error>>,
     /// Changes of anything else, as hooks.
@@ -39,6 +42,7 @@ pub fn watches(client: &Client) -> Watches {
     let (guards, guard_writer) = reflector::store();
     let (services, service_writer) = reflector::store();
     let (namespaces, namespace_writer) = reflector::store();
+    let mut synced = Synced::new();
     let caches = Caches {
         hooks,
         replica_sets,
@@ -52,9 +56,8 @@ pub fn watches(client: &Client) -> Watches {
     let hooks = watcher(Api::<KrakeHook>::all(client.clone()), everything())
         .default_backoff()
         .modify(slim)
-        .reflect(hook_writer)
-        .touched_objects()
-        .boxed();
+        .reflect(hook_writer);
+    let hooks = synced.counting(hooks).touched_objects().boxed();
     let labelled = || everything().labels(names::HOOK_LABEL);
     let ours = || {
         everything().labels(&format!(
@@ -70,6 +73,7 @@ pub fn watches(client: &Client) -> Watches {
     let by_owner_label = by_uid(&caches.hooks);
     let others = futures::stream::select_all([
         touched(
+            &mut synced,
             watcher(
                 Api::<PartialObjectMeta<Deployment>>::all(client.clone()),
                 everything(),
@@ -77,6 +81,7 @@ pub fn watches(client: &Client) -> Watches {
             by_workload(&caches.hooks),
         ),
         touched(
+            &mut synced,
             watcher(
                 Api::<PartialObjectMeta<ReplicaSet>>::all(client.clone()),
                 labelled(),
@@ -88,18 +93,21 @@ pub fn watches(client: &Client) -> Watches {
             },
         ),
         touched(
+            &mut synced,
             watcher(Api::<Pod>::all(client.clone()), labelled())
                 .modify(slim)
                 .reflect(pod_writer),
             move |pod: &Pod| by_label(&pod.metadata).into_iter().collect(),
         ),
         touched(
+            &mut synced,
             watcher(Api::<ConfigMap>::all(client.clone()), ours())
                 .modify(slim)
                 .reflect(config_map_writer),
             by_owner_label.clone(),
         ),
         touched(
+            &mut synced,
             watcher(Api::<HookCertificate>::all(client.clone()), everything())
                 .modify(slim)
                 .reflect(certificate_writer),
@@ -109,6 +117,7 @@ pub fn watches(client: &Client) -> Watches {
             },
         ),
         touched(
+            &mut synced,
             watcher(Api::<HookGuard>::all(client.clone()), everything())
                 .modify(slim)
                 .reflect(guard_writer),
@@ -118,12 +127,14 @@ pub fn watches(client: &Client) -> Watches {
             },
         ),
         touched(
+            &mut synced,
             watcher(Api::<Service>::all(client.clone()), everything())
                 .modify(slim)
                 .reflect(service_writer),
             by_service(&caches.hooks),
         ),
         touched(
+            &mut synced,
             watcher(
                 Api::<PartialObjectMeta<Namespace>>::all(client.clone()),
                 everything(),
@@ -135,23 +146,10 @@ pub fn watches(client: &Client) -> Watches {
     ])
     .boxed();
     Watches {
+        synced: synced.waiter(),
         caches,
         hooks,
         others,
-    }
-}
-
-impl Caches {
-    /// Waits until every watch has told all there is.
-    pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
-        self.hooks.wait_until_ready().await?;
-        self.replica_sets.wait_until_ready().await?;
-        self.pods.wait_until_ready().await?;
-        self.config_maps.wait_until_ready().await?;
-        self.certificates.wait_until_ready().await?;
-        self.guards.wait_until_ready().await?;
-        self.services.wait_until_ready().await?;
-        self.namespaces.wait_until_ready().await
     }
 }
 
@@ -165,14 +163,14 @@ fn slim<K: Resource>(object: &mut K) {
 }
 
 /// Changes of one kind as the hooks they belong to. An error is logged; the watch goes on.
-fn touched<K, S, F>(stream: S, hooks: F) -> Triggers
+fn touched<K, S, F>(synced: &mut Synced, stream: S, hooks: F) -> Triggers
 where
     K: Resource<DynamicType = ()> + Send + 'static,
     S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
     F: Fn(&K) -> Vec<ObjectRef<KrakeHook>> + Send + 'static,
 {
-    stream
-        .default_backoff()
+    synced
+        .counting(stream.default_backoff())
         .touched_objects()
         .filter_map(move |change| {
             future::ready(match change {

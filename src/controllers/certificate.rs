@@ -1,1 +1,364 @@
-//! stub
+//! Certificates of hooks: look when a `HookCertificate` or its hook changes, when a renewal is due,
+//! and when another authority signs.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+
+use super::backoff::Backoff;
+use super::synced::{Synced, Waiter};
+use crate::api::{HookCertificate, KrakeHook};
+use crate::cluster::Class;
+use crate::cluster::certificates::{CertificateError, CertificateWriter};
+use crate::config::Config as Configuration;
+use crate::decide::Next;
+use crate::decide::certificate::{
+    CertificateEffect, CertificateSeen, CertificateSettings, IssueOrder, Outcome, decide,
+};
+use crate::metrics::Metrics;
+use crate::pki::{Authority, KeyAlgorithm};
+
+/// Issues that run at once; each waits for the API server most of its time.
+const AT_ONCE: u16 = 4;
+/// Everything is looked at now and then: the timer of a renewal counts on while a machine sleeps
+/// or its clock is set.
+const RESYNC: Duration = Duration::from_secs(600);
+/// How often an issue that somebody was faster than is recorded before it is left to the next look.
+const RECORD_ATTEMPTS: usize = 3;
+
+/// What a reconcile needs.
+pub struct Context {
+    writer: CertificateWriter,
+    authority: watch::Receiver<Arc<Authority>>,
+    user: String,
+    duration_seconds: i64,
+    key_algorithm: KeyAlgorithm,
+    metrics: Metrics,
+    backoff: Backoff<ObjectRef<HookCertificate>>,
+    /// resourceVersion of each certificate after our last write, by uid: the cache may not have
+    /// heard of it yet, and what it does not know of would be issued again.
+    written: Mutex<HashMap<String, String>>,
+}
+
+/// A reconcile's view of the caches.
+struct Look {
+    context: Arc<Context>,
+    hooks: Store<PartialObjectMeta<KrakeHook>>,
+    synced: Waiter,
+}
+
+/// What became of an order: what to record, and the error after which it is tried again.
+struct Carried {
+    outcome: Outcome,
+    error: Option<CertificateError>,
+}
+
+impl Context {
+    /// With the authority that signs now, and every one that will.
+    pub fn new(
+        writer: CertificateWriter,
+        authority: watch::Receiver<Arc<Authority>>,
+        configuration: &Configuration,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            writer,
+            authority,
+            user: configuration.hooks.user.clone(),
+            duration_seconds: configuration.certificates.duration_seconds,
+            key_algorithm: configuration.certificates.key_algorithm,
+            metrics,
+            backoff: Backoff::new(),
+            written: Mutex::default(),
+        }
+    }
+}
+
+/// Runs until `shutdown`.
+pub async fn run(
+    context: Arc<Context>,
+    watches: &Client,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let (hooks, writer) = reflector::store();
+    let config = watcher::Config::default();
+    // Their metadata alone.
+    let hooks_api = Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone());
+    let hook_changes = watcher(hooks_api, config.clone())
+        .default_backoff()
+        .modify(|hook: &mut PartialObjectMeta<KrakeHook>| hook.metadata.managed_fields = None)
+        .reflect(writer);
+    let mut synced = Synced::new();
+    let hook_changes = synced.counting(hook_changes).touched_objects();
+    let signer_changes = WatchStream::from_changes(context.authority.clone()).map(|_| ());
+    let certificates = Api::<HookCertificate>::all(watches.clone());
+    let controller = Controller::new(certificates, config);
+    let store = controller.store();
+    let synced = synced.waiter();
+    let look = Arc::new(Look {
+        context,
+        hooks,
+        synced,
+    });
+    controller
+        .with_config(Config::default().concurrency(AT_ONCE))
+        .watches_stream(hook_changes, move |hook| naming(&store, &hook))
+        .reconcile_all_on(signer_changes)
+        .graceful_shutdown_on(shutdown)
+        .run(reconcile, on_error, look)
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+async fn reconcile(
+    certificate: Arc<HookCertificate>,
+    look: Arc<Look>,
+) -> Result<Action, CertificateError> {
+    look.synced.wait().await;
+    let object = ObjectRef::from_obj(certificate.as_ref());
+    let context = &look.context;
+    let Some(certificate) = context.newest(&certificate).await? else {
+        return Ok(Action::await_change());
+    };
+    let hook_uid = look.hook_uid(&certificate).await?;
+    let authority = context.authority.borrow().clone();
+    let settings = context.settings(&authority);
+    let seen = CertificateSeen {
+        certificate: &certificate,
+        hook_uid: hook_uid.as_deref(),
+        outcome: None,
+    };
+    let decision = decide(&seen, &settings, Timestamp::now(), 0.0);
+    let next = if let [CertificateEffect::Issue(order)] = decision.effects.as_slice() {
+        let issued = context.issue(&object, order, authority).await?;
+        let next = context.record(seen, &settings, &issued.outcome).await?;
+        if let Some(error) = issued.error {
+            return Err(error);
+        }
+        next
+    } else {
+        context.carry_out(&certificate, &decision.effects).await?;
+        decision.next
+    };
+    context.backoff.reset(&object);
+    Ok(Action::requeue(match next {
+        Next::AwaitChange => RESYNC,
+        Next::At(at) => wait_until(at).min(RESYNC),
+    }))
+}
+
+fn on_error(
+    certificate: Arc<HookCertificate>,
+    error: &CertificateError,
+    look: Arc<Look>,
+) -> Action {
+    let object = ObjectRef::from_obj(certificate.as_ref());
+    let class = error.class();
+    look.context.metrics.reconcile_failed("certificate", class);
+    match class {
+        Class::Conflict => {
+            tracing::debug!(certificate = %object, %error, "somebody was faster; looking again");
+        }
+        Class::Retry => tracing::warn!(certificate = %object, %error, "will try again"),
+        Class::User | Class::Bug => tracing::error!(certificate = %object, %error, "cannot go on"),
+    }
+    Action::requeue(look.context.backoff.after(object, class))
+}
+
+impl Context {
+    fn settings(&self, authority: &Authority) -> CertificateSettings {
+        CertificateSettings {
+            user: self.user.clone(),
+            duration_seconds: self.duration_seconds,
+            key_algorithm: self.key_algorithm,
+            authority: authority.fingerprint(),
+        }
+    }
+
+    /// The certificate as the cache has it, or live if the cache has not heard of our last write.
+    async fn newest(
+        &self,
+        cached: &Arc<HookCertificate>,
+    ) -> Result<Option<HookCertificate>, CertificateError> {
+        let uid = cached.uid().unwrap_or_default();
+        let written = self.written().get(&uid).cloned();
+        if written.is_none() || written == cached.resource_version() {
+            return Ok(Some(cached.as_ref().clone()));
+        }
+        let live = self.read(cached).await?;
+        match &live {
+            Some(live) => self.remember(live),
+            None => _ = self.written().remove(&uid),
+        }
+        Ok(live)
+    }
+
+    async fn issue(
+        &self,
+        object: &ObjectRef<HookCertificate>,
+        order: &IssueOrder,
+        authority: Arc<Authority>,
+    ) -> Result<Carried, CertificateError> {
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        let issued = self
+            .writer
+            .issue(namespace, order, authority, Timestamp::now())
+            .await;
+        match issued {
+            Ok(issuance) => {
+                tracing::info!(
+                    certificate = %object,
+                    secret = issuance.secret.name,
+                    cause = order.cause.as_str(),
+                    serial = issuance.serial,
+                    until = %issuance.not_after,
+                    "issued"
+                );
+                self.metrics.effect("IssueCertificate");
+                Ok(Carried {
+                    outcome: Outcome::Issued(issuance),
+                    error: None,
+                })
+            }
+            Err(error) => match error.outcome() {
+                Some(outcome) => Ok(Carried {
+                    outcome,
+                    error: Some(error),
+                }),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Writes down what became of an order. What is in the Secret is recorded whatever else has
+    /// changed meanwhile; the change is for the next look.
+    async fn record(
+        &self,
+        seen: CertificateSeen<'_>,
+        settings: &CertificateSettings,
+        outcome: &Outcome,
+    ) -> Result<Next, CertificateError> {
+        let jitter = rand::random();
+        let mut certificate = seen.certificate.clone();
+        let mut attempts = 0;
+        loop {
+            let seen = CertificateSeen {
+                certificate: &certificate,
+                hook_uid: seen.hook_uid,
+                outcome: Some(outcome),
+            };
+            let decision = decide(&seen, settings, Timestamp::now(), jitter);
+            attempts += 1;
+            match self.carry_out(&certificate, &decision.effects).await {
+                Ok(()) => return Ok(decision.next),
+                Err(error) if error.class() != Class::Conflict || attempts == RECORD_ATTEMPTS => {
+                    return Err(error);
+                }
+                Err(error) => match self.read(&certificate).await? {
+                    Some(live) if live.uid() == certificate.uid() => certificate = live,
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        certificate: &HookCertificate,
+        effects: &[CertificateEffect],
+    ) -> Result<(), CertificateError> {
+        for effect in effects {
+            match effect {
+                CertificateEffect::WriteStatus(status) => {
+                    let new = self.writer.write_status(certificate, status).await?;
+                    self.remember(&new);
+                    self.metrics.effect("WriteCertificateStatus");
+                }
+                CertificateEffect::Event(notice) => self.writer.tell(certificate, notice).await,
+                // An order stands alone and is carried out by `issue`.
+                CertificateEffect::Issue(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        certificate: &HookCertificate,
+    ) -> Result<Option<HookCertificate>, CertificateError> {
+        let namespace = certificate.namespace().unwrap_or_default();
+        Ok(self
+            .writer
+            .read(&namespace, &certificate.name_any())
+            .await?)
+    }
+
+    fn remember(&self, certificate: &HookCertificate) {
+        if let (Some(uid), Some(version)) = (certificate.uid(), certificate.resource_version()) {
+            self.written().insert(uid, version);
+        }
+    }
+
+    fn written(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Look {
+    /// Uid of the hook that a certificate names: by the cache, which may not have heard yet of the
+    /// hook that the certificate was just made for.
+    async fn hook_uid(
+        &self,
+        certificate: &HookCertificate,
+    ) -> Result<Option<String>, CertificateError> {
+        let namespace = certificate.namespace().unwrap_or_default();
+        let name = &certificate.spec.hook.name;
+        let cached = self
+            .hooks
+            .get(&ObjectRef::new(name).within(&namespace))
+            .and_then(|hook| hook.metadata.uid.clone());
+        let recorded = certificate.status.as_ref().map(|status| &status.hook_uid);
+        match cached {
+            Some(uid) if recorded.is_none_or(|r| r.is_none() || r.as_ref() == Some(&uid)) => {
+                Ok(Some(uid))
+            }
+            _ => Ok(self.context.writer.hook_uid(&namespace, name).await?),
+        }
+    }
+}
+
+/// The certificates that name a hook.
+fn naming(
+    certificates: &Store<HookCertificate>,
+    hook: &PartialObjectMeta<KrakeHook>,
+) -> Vec<ObjectRef<HookCertificate>> {
+    certificates
+        .state_filter(|certificate| {
+            certificate.metadata.namespace == hook.metadata.namespace
+                && Some(&certificate.spec.hook.name) == hook.metadata.name.as_ref()
+        })
+        .iter()
+        .map(|certificate| ObjectRef::from_obj(certificate.as_ref()))
+        .collect()
+}
+
+fn wait_until(at: Timestamp) -> Duration {
+    let left = at.duration_since(Timestamp::now());
+    // A moment later rather than a moment too early: the clock that counts is the decision's.
+    Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5)
+}
+
+#[cfg(test)]
+#[path = "certificate_tests.rs"]
+mod tests;

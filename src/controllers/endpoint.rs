@@ -1,1 +1,203 @@
-//! stub
+//! The callback's own certificate: issued from the authority that signs now, renewed before it
+//! ends and when another authority signs, and put to use without a restart.
+//!
+//! What is put to use has been verified as a client would verify it. What cannot be is not: the
+//! endpoint goes on with what it has, and says so once for each new reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::ExposeSecret;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::admin::Part;
+use crate::callback::{Trust, TrustError, TrustSlot};
+use crate::metrics::Metrics;
+use crate::pki::{
+    Authority, IssueError, Purpose, ServerLeaf, VerifyError, public_key_matches, renewal_time,
+    verify_chain, verify_name,
+};
+
+/// How long the endpoint's certificate is valid.
+const DURATION: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// The clock is looked at now and then: a timer counts on while a machine sleeps.
+const RESYNC: Duration = Duration::from_secs(600);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(300);
+
+/// What the endpoint's certificate is made of, and where it goes.
+pub struct Context {
+    /// The authority that signs now, and every one that will.
+    pub authority: watch::Receiver<Arc<Authority>>,
+    /// DNS names and IP addresses of the endpoint.
+    pub names: Vec<String>,
+    /// Where the endpoint looks.
+    pub trust: Arc<TrustSlot>,
+    /// Ready while the endpoint has a certificate that is valid.
+    pub ready: Part,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Why the endpoint has no new certificate.
+#[derive(Debug, Error)]
+pub enum EndpointError {
+    /// The authority does not sign it.
+    #[error("issue the endpoint's certificate: {0}")]
+    Issue(#[from] IssueError),
+    /// What was issued cannot be read again.
+    #[error("read the endpoint's certificate: {0}")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    /// A client would not accept it.
+    #[error("verify the endpoint's certificate: {0}")]
+    Verify(#[from] VerifyError),
+    /// Key and certificate do not belong together.
+    #[error("verify the endpoint's certificate: it does not belong to its key")]
+    KeyMismatch,
+    /// The TLS library does not take it.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+/// What the endpoint shows at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shown {
+    issuer: String,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    renewal: Timestamp,
+}
+
+/// Runs until `shutdown`.
+pub async fn run(
+    mut context: Context,
+    now: impl Fn() -> Timestamp,
+    shutdown: impl Future<Output = ()>,
+) {
+    tokio::pin!(shutdown);
+    let mut keeper = Keeper::default();
+    loop {
+        let authority = context.authority.borrow_and_update().clone();
+        let wait = keeper.look(&context, &authority, now());
+        tokio::select! {
+            () = &mut shutdown => return,
+            () = tokio::time::sleep(wait) => {}
+            () = changed(&mut context.authority) => keeper.failures = 0,
+        }
+    }
+}
+
+/// Remembers what is shown, and what went wrong since.
+#[derive(Default)]
+struct Keeper {
+    shown: Option<Shown>,
+    fault: Option<String>,
+    failures: u32,
+}
+
+impl Keeper {
+    /// Renews if it is time, and says how long to wait before the next look.
+    fn look(&mut self, context: &Context, authority: &Authority, now: Timestamp) -> Duration {
+        let mut wait = RESYNC;
+        if is_due(self.shown.as_ref(), &authority.fingerprint(), now) {
+            match renew(authority, &context.names, now, rand::random()) {
+                Ok((trust, shown)) => {
+                    context.trust.replace(trust);
+                    context.metrics.effect("IssueEndpointCertificate");
+                    tracing::info!(
+                        issuer = shown.issuer,
+                        until = %shown.not_after,
+                        renewal = %shown.renewal,
+                        names = context.names.join(" "),
+                        "the endpoint has a new certificate"
+                    );
+                    *self = Self {
+                        shown: Some(shown),
+                        ..Self::default()
+                    };
+                }
+                Err(error) => {
+                    wait = FIRST_RETRY
+                        .saturating_mul(1 << self.failures.min(9))
+                        .min(LAST_RETRY);
+                    self.failures = self.failures.saturating_add(1);
+                    context.metrics.effect("EndpointCertificateFailed");
+                    let fault = error.to_string();
+                    if self.fault.as_ref() != Some(&fault) {
+                        tracing::error!(
+                            error = fault,
+                            until = self.shown.as_ref().map(|s| s.not_after.to_string()),
+                            "the endpoint keeps the certificate it has"
+                        );
+                        self.fault = Some(fault);
+                    }
+                }
+            }
+        }
+        let valid = |shown: &Shown| (shown.not_before..=shown.not_after).contains(&now);
+        context.ready.set(self.shown.as_ref().is_some_and(valid));
+        match &self.shown {
+            Some(shown) if self.fault.is_none() => {
+                let left = shown.renewal.duration_since(now);
+                wait.min(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5))
+            }
+            _ => wait,
+        }
+    }
+}
+
+fn is_due(shown: Option<&Shown>, authority: &str, now: Timestamp) -> bool {
+    shown.is_none_or(|shown| {
+        // Before its beginning: it was issued by a clock that was ahead.
+        shown.issuer != authority || shown.renewal <= now || now < shown.not_before
+    })
+}
+
+fn renew(
+    authority: &Authority,
+    names: &[String],
+    now: Timestamp,
+    jitter: f64,
+) -> Result<(Trust, Shown), EndpointError> {
+    let leaf = ServerLeaf {
+        names: names.to_vec(),
+        duration: DURATION,
+    };
+    let issued = authority.issue_server(&leaf, now, rand::random())?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(issued.chain_pem.as_bytes()).collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.expose_secret().as_bytes())?;
+    let root = std::slice::from_ref(authority.root());
+    verify_chain(&chain, root, Purpose::Server, now)?;
+    let leaf = chain.first().ok_or(VerifyError::Empty)?;
+    for name in names {
+        verify_name(leaf, &name.replacen('*', "any", 1))?;
+    }
+    if !public_key_matches(leaf, &key) {
+        return Err(EndpointError::KeyMismatch);
+    }
+    // The signer as anchor, not the root: a company's root vouches for others too.
+    let trust = Trust::new(chain, key, [authority.signer().clone()])?;
+    let shown = Shown {
+        issuer: issued.issuer,
+        not_before: issued.not_before,
+        not_after: issued.not_after,
+        renewal: renewal_time(issued.not_before, issued.not_after, None, jitter),
+    };
+    Ok((trust, shown))
+}
+
+/// Ends when another authority signs; never, if there will be none.
+async fn changed(authority: &mut watch::Receiver<Arc<Authority>>) {
+    if authority.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+#[path = "endpoint_tests.rs"]
+mod tests;

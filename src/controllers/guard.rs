@@ -13,6 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 
 use super::backoff::Backoff;
+use super::synced::Waiter;
 use crate::api::{HookGuard, KrakeHook};
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::Caches;
@@ -28,6 +29,8 @@ pub struct Context {
     pub writer: Writer,
     /// Caches of the hook controller.
     pub caches: Caches,
+    /// Decisions wait until every watch has told all there is.
+    pub synced: Waiter,
     /// Counters.
     pub metrics: Metrics,
     /// Errors in a row.
@@ -60,7 +63,7 @@ pub async fn run(
 }
 
 async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Action, Error> {
-    context.caches.wait_until_ready().await.ok();
+    context.synced.wait().await;
     let name = guard.name_any();
     let Some(left) = remains::observe(&context.writer.client, &context.caches, &guard).await?
     else {

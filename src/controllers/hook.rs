@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::backoff::Backoff;
 use super::caches::Watches;
+use super::synced::Waiter;
 use crate::api::KrakeHook;
 use crate::callout::Calls;
 use crate::cluster::apply::Writer;
@@ -41,6 +42,8 @@ pub struct Context {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Calls to apps.
     pub calls: Calls,
+    /// Decisions wait until every watch has told all there is.
+    pub synced: Waiter,
     /// Counters.
     pub metrics: Metrics,
     /// Errors in a row.
@@ -70,7 +73,7 @@ pub async fn run(
 }
 
 async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action, Error> {
-    context.caches.wait_until_ready().await.ok();
+    context.synced.wait().await;
     let object = ObjectRef::from_obj(hook.as_ref());
     let mut seen = observe(&context.writer.client, &context.caches, &hook).await?;
     let uid = seen.hook_uid().to_owned();

@@ -7,3 +7,4 @@ pub mod endpoint;
 pub mod guard;
 pub mod hook;
 pub mod refused;
+pub mod synced;

@@ -285,8 +285,17 @@ impl<'a> Plan<'a> {
         let findings: Vec<_> = self.findings.into_values().collect();
         self.status.conditions =
             condition::conditions(&findings, &self.status.conditions, generation, self.now);
-        self.status.conditions.extend(self.kept);
+        for old in self.kept {
+            // What was found now wins over what was to stay as it was.
+            if !self.status.conditions.iter().any(|c| c.type_ == old.type_) {
+                self.status.conditions.push(old);
+            }
+        }
         self.status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        // What was found now stands before what was kept, and the API server takes one of a type.
+        self.status
+            .conditions
+            .dedup_by(|later, earlier| later.type_ == earlier.type_);
         let mut effects = Vec::new();
         if self.seen.hook.status.as_ref() != Some(&self.status) {
             effects.push(Effect::WriteStatus(Box::new(self.status)));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::build::NAMESPACE;
 use super::world::{Propagation, World, mark_deleted};
 use crate::api::status::TokenSecret;
-use crate::api::{KrakeHook, KrakeHookStatus, names};
+use crate::api::{KrakeHookStatus, names};
 use crate::cluster::objects;
 use crate::decide::pods::guard_uid;
 use crate::decide::seen::{Named, Refusal, has_finalizer};
@@ -312,11 +312,6 @@ impl World {
         kept(self).insert(name, there.clone());
         Ok(there)
     }
-}
-
-/// What becomes of a hook whose finalizer an admin tears off.
-pub fn tear_off(hook: &mut KrakeHook) {
-    hook.metadata.finalizers = None;
 }
 
 pub(super) fn drop_finalizer(meta: &mut ObjectMeta, finalizer: &str) {

@@ -83,6 +83,12 @@ pub struct World {
     pub torn: bool,
 }
 
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl World {
     /// An empty cluster with the Service `shutdown`.
     pub fn new() -> Self {

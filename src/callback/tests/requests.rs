@@ -27,6 +27,24 @@ async fn like_curl(served: &Served, method: Method, path: &str, body: &str) -> R
 }
 
 #[tokio::test]
+async fn a_failure_is_kept_but_only_what_counts_gets_a_200() {
+    let mut served = Served::plain().await;
+    let path = format!("{SHUTDOWN}/pod-1");
+    let body = served.body().replacen('{', r#"{"result":"Failure","#, 1);
+    for replayed in [false, true] {
+        let (status, answer) = served.put(&path, &body).await;
+        assert_eq!(status, 202, "{answer}");
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let expected = serde_json::json!({
+            "acknowledged": false, "reason": "Failure", "kind": "shutdown", "request": "r1",
+            "replayed": replayed,
+        });
+        assert_eq!(answer, expected);
+        served.watch();
+    }
+}
+
+#[tokio::test]
 async fn the_documented_request_counts_and_its_repetition_says_so() {
     let mut served = Served::plain().await;
     let path = format!("{SHUTDOWN}/pod-1");

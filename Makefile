@@ -1,0 +1,94 @@
+# Everything that is done with this repository. `make` alone says what there is.
+#
+#   make demo    cluster, image, install, and the hooks at work on real pods
+#   make test    make check, then the end-to-end tests; CI runs exactly this
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# The parts of a check are read one after the other, and cargo and Go use all cores by themselves.
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+CLUSTER := e2e/cluster/cluster
+say = @printf '\n==> %s\n' '$(1)'
+
+.PHONY: help
+help: ## What there is
+	@awk 'BEGIN { FS = ":.*## " } /^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+## The two commands
+
+.PHONY: demo test
+demo: ## The hooks at work on real pods: cluster, image, install, narration (leaves the cluster up)
+	@hack/with-cluster $(MAKE) image
+	@hack/install
+	@demo/run
+
+test: ## make check, then the end-to-end tests on a real cluster
+	@hack/test
+
+## Checks
+
+.PHONY: check fmt shell licences lint unit docs manifests
+check: compiler fmt shell licences lint unit docs manifests ## All of the following; no cluster needed
+
+fmt: ## Formatting
+	$(call say,cargo fmt --check)
+	@cargo fmt --check
+
+shell: ## Shell scripts, where shellcheck is installed
+	$(call say,shellcheck)
+	@hack/shellcheck
+
+licences: ## Licences, banned crates, sources
+	$(call say,cargo deny)
+	@hack/cargo-deny --log-level error check licenses bans sources
+
+lint: ## clippy, warnings are errors
+	$(call say,cargo clippy)
+	@cargo clippy --locked --all-targets --test e2e -- -D warnings
+
+unit: ## Unit tests; one of them compares crds/ with src/api
+	$(call say,cargo test)
+	@cargo test --locked --lib --bins
+
+docs: ## The documentation builds without a warning
+	$(call say,cargo doc)
+	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+
+manifests: ## kubectl kustomize of everything in config/, crds/ and demo/
+	$(call say,kubectl kustomize)
+	@hack/kustomize-check
+
+.PHONY: compiler
+compiler:
+	@source hack/common.sh && need_compiler
+
+## Parts
+
+.PHONY: e2e image install crds cluster cluster-status cluster-down clean
+e2e: ## The end-to-end tests alone; ARGS='-- NAME' for some of them
+	@source hack/common.sh && use_cluster && cargo test --locked --test e2e $(ARGS)
+
+image: ## target/image/krake-hooks.tar, nothing to do if nothing changed
+	@hack/image
+
+install: ## Image and config/default into the cluster; waits until the operator is ready
+	@hack/install
+
+crds: ## Generate crds/ from src/api
+	@cargo run --quiet --locked -- crds --directory crds
+
+cluster: ## Start the cluster (see e2e/cluster/cluster help); prints the export line
+	@$(CLUSTER) up
+
+cluster-status: ## One line for each of its components
+	@$(CLUSTER) status
+
+cluster-down: ## Remove the cluster, and all that belongs to it
+	@$(CLUSTER) down
+
+clean: ## Remove what was built here; caches and clusters stay
+	@rm -rf target

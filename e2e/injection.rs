@@ -1,0 +1,163 @@
+//! What a hook does to a workload, and that it undoes it.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use kube::ResourceExt;
+use kube::api::ListParams;
+use serde_json::json;
+
+use krake_hooks::api::condition::ConditionType;
+use krake_hooks::api::krake_hook::KrakeHook;
+use krake_hooks::api::names;
+
+use crate::support::manifests;
+use crate::support::runner::Story;
+use crate::support::stage::Stage;
+use crate::support::wait::{SOON, stays, until};
+use crate::sweep::nothing_of_the_hook_is_left;
+
+pub fn stories() -> Vec<Story> {
+    crate::stories![Together:
+        a_deleted_hook_gives_the_template_back_byte_for_byte,
+        a_hook_waits_for_its_workload_and_costs_one_rollout,
+        a_user_who_sets_krake_token_keeps_it,
+        a_second_hook_for_a_workload_touches_nothing,
+    ]
+}
+
+async fn a_deleted_hook_gives_the_template_back_byte_for_byte(stage: Stage) {
+    let mut app = manifests::app("app");
+    // A user's own entries, beside which ours come and go.
+    let pod = &mut app["spec"]["template"]["spec"];
+    pod["volumes"] = json!([{"name": "scratch", "emptyDir": {}}]);
+    pod["containers"][0]["volumeMounts"] = json!([{"name": "scratch", "mountPath": "/scratch"}]);
+    pod["containers"][0]["env"] = json!([{"name": "COLOUR", "value": "green"}]);
+    let _: Deployment = stage.create(app).await;
+    let before = template(&stage).await;
+
+    let _: k8s_openapi::api::core::v1::Service =
+        stage.create(manifests::service("shutdown", "app")).await;
+    let hook = manifests::hook("app", "app", manifests::shutdown(json!({})));
+    let _: KrakeHook = stage.create(hook).await;
+    let armed = stage.armed("app").await;
+    assert_ne!(template(&stage).await, before, "something was injected");
+
+    stage
+        .kubectl(&["delete", "krakehook", "app", "--wait=false"])
+        .await;
+    // The workload is still wanted when `disarmDelaySeconds` are over.
+    until("the hook is gone", SOON * 2, async || {
+        match stage.hook("app").await {
+            None => Ok(()),
+            Some(hook) => Err(format!("{:?}", hook.metadata)),
+        }
+    })
+    .await;
+    assert_eq!(template(&stage).await, before);
+    let deployment = stage.all::<Deployment>().get("app").await.unwrap();
+    assert_eq!(deployment.finalizers(), [] as [String; 0]);
+    let set_owners = || async {
+        let sets = stage.all::<ReplicaSet>().list(&ListParams::default()).await;
+        let sets = sets.expect("ReplicaSets can be listed");
+        let owners = |set: &ReplicaSet| {
+            set.owner_references()
+                .iter()
+                .map(|o| o.kind.clone())
+                .collect()
+        };
+        sets.iter().map(owners).collect::<Vec<Vec<String>>>()
+    };
+    assert!(
+        set_owners()
+            .await
+            .iter()
+            .all(|owners| owners == &["Deployment"]),
+        "{:?}",
+        set_owners().await
+    );
+    nothing_of_the_hook_is_left(&stage, &armed.hook).await;
+}
+
+async fn a_hook_waits_for_its_workload_and_costs_one_rollout(stage: Stage) {
+    let _: k8s_openapi::api::core::v1::Service =
+        stage.create(manifests::service("shutdown", "app")).await;
+    let hook = manifests::hook("app", "app", manifests::shutdown(json!({})));
+    let _: KrakeHook = stage.create(hook).await;
+    let message = stage.await_refusal("app", "WorkloadNotFound").await;
+    assert!(message.contains("app"), "{message}");
+
+    let _: Deployment = stage.create(manifests::app("app")).await;
+    stage.armed("app").await;
+    let sets = stage.all::<ReplicaSet>().list(&ListParams::default()).await;
+    let sets = sets.expect("ReplicaSets can be listed").items.len();
+    assert!(
+        sets <= 2,
+        "one before the injection and one after it, not {sets}"
+    );
+}
+
+async fn a_user_who_sets_krake_token_keeps_it(stage: Stage) {
+    let mut app = manifests::app("app");
+    app["spec"]["template"]["spec"]["containers"][0]["env"] =
+        json!([{"name": "KRAKE_TOKEN", "value": "my own"}]);
+    let _: Deployment = stage.create(app).await;
+    let before = template(&stage).await;
+    let _: k8s_openapi::api::core::v1::Service =
+        stage.create(manifests::service("shutdown", "app")).await;
+    let hook = manifests::hook("app", "app", manifests::shutdown(json!({})));
+    let _: KrakeHook = stage.create(hook).await;
+    let message = stage.await_refusal("app", "EnvConflict").await;
+    assert!(message.contains("KRAKE_TOKEN"), "{message}");
+    assert!(message.contains("env"), "the way out: {message}");
+    assert_eq!(template(&stage).await, before);
+    let deployment = stage.all::<Deployment>().get("app").await.unwrap();
+    assert_eq!(deployment.finalizers(), [] as [String; 0]);
+
+    let way_out = r#"{"spec":{"shutdown":{"env":{"token":"HOOK_TOKEN"}}}}"#;
+    stage
+        .kubectl(&[
+            "patch",
+            "krakehook",
+            "app",
+            "--type=merge",
+            "--patch",
+            way_out,
+        ])
+        .await;
+    let armed = stage.armed("app").await;
+    assert_eq!(armed.app.environment("KRAKE_TOKEN").await, "my own");
+    assert!(!armed.app.environment("HOOK_TOKEN").await.is_empty());
+}
+
+async fn a_second_hook_for_a_workload_touches_nothing(stage: Stage) {
+    stage.armed_app(json!({})).await;
+    let before = stage.all::<Deployment>().get("app").await.unwrap();
+    let second = manifests::hook("second", "app", manifests::shutdown(json!({})));
+    let _: KrakeHook = stage.create(second).await;
+    let message = stage.await_refusal("second", "WorkloadTaken").await;
+    assert!(message.contains("app"), "{message}");
+    stays("one generation", Duration::from_secs(5), async || {
+        let now = stage.all::<Deployment>().get("app").await.unwrap();
+        match now.metadata.generation == before.metadata.generation
+            && now.spec == before.spec
+            && now.labels().get(names::HOOK_LABEL) == before.labels().get(names::HOOK_LABEL)
+        {
+            true => Ok(()),
+            false => Err(serde_json::to_string(&now.metadata).unwrap()),
+        }
+    })
+    .await;
+    stage.await_condition("app", ConditionType::Armed).await;
+}
+
+async fn template(stage: &Stage) -> String {
+    stage
+        .kubectl(&[
+            "get",
+            "deployment",
+            "app",
+            "--output=jsonpath={.spec.template}",
+        ])
+        .await
+}

@@ -1,0 +1,50 @@
+//! The promises, each as a story with real pods on a real cluster: `cargo test --test e2e`.
+//!
+//! A story is a function that gets a namespace of its own ([`support::stage::Stage`]) and panics
+//! when a promise is broken. It does not wait for time to pass: it waits for what it expects,
+//! watches what must not happen, and makes the app act when it is ready to look.
+
+// A story that panics has failed: that is how it says so. It has a runner of its own, so clippy does
+// not see that these are tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod acknowledge;
+mod complete;
+mod crash;
+mod deadline;
+mod endpoint;
+mod injection;
+mod namespace;
+mod orphan;
+mod rebirth;
+mod refusals;
+mod release_all;
+mod rights;
+mod shutdown;
+mod startup;
+mod support;
+mod sweep;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // In reading order, but for what takes longest: that begins first.
+    let stories = [
+        injection::stories(),
+        rebirth::stories(),
+        complete::stories(),
+        shutdown::stories(),
+        deadline::stories(),
+        sweep::stories(),
+        acknowledge::stories(),
+        orphan::stories(),
+        namespace::stories(),
+        refusals::stories(),
+        rights::stories(),
+        startup::stories(),
+        endpoint::stories(),
+        crash::stories(),
+        release_all::stories(),
+    ];
+    support::runner::main(stories.concat())
+}

@@ -1,0 +1,182 @@
+//! What the operator's ServiceAccount can do to a tenant's Secret, and what it cannot: first what
+//! it is allowed, then what the policy makes of that, then what it really did in all the stories.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+
+use krake_hooks::api::names;
+
+use crate::support::cluster::Provider;
+use crate::support::operator::USER;
+use crate::support::runner::{Story, skip};
+use crate::support::stage::Stage;
+
+pub fn stories() -> Vec<Story> {
+    let mut stories = crate::stories![Together:
+        the_operator_may_create_and_update_a_tenants_secret_and_nothing_else,
+        the_policy_refuses_the_operator_every_secret_that_is_not_its_own,
+    ];
+    stories.extend(crate::stories![Last: in_all_stories_it_never_read_a_tenants_secret]);
+    stories
+}
+
+async fn the_operator_may_create_and_update_a_tenants_secret_and_nothing_else(stage: Stage) {
+    for (verb, allowed) in [
+        ("create", true),
+        ("update", true),
+        ("get", false),
+        ("list", false),
+        ("watch", false),
+        ("patch", false),
+        ("delete", false),
+        ("deletecollection", false),
+    ] {
+        assert_eq!(
+            may(&stage, verb, "", "secrets").await,
+            allowed,
+            "{verb} secrets"
+        );
+    }
+    for (verb, group, resource) in [
+        ("impersonate", "", "serviceaccounts"),
+        ("create", "", "serviceaccounts/token"),
+        ("create", "", "pods"),
+        ("create", "", "pods/exec"),
+        ("create", "rbac.authorization.k8s.io", "rolebindings"),
+        ("*", "*", "*"),
+    ] {
+        assert!(
+            !may(&stage, verb, group, resource).await,
+            "{verb} {group}/{resource}"
+        );
+    }
+}
+
+async fn the_policy_refuses_the_operator_every_secret_that_is_not_its_own(stage: Stage) {
+    let client = stage.cluster.client_as(Some(USER)).await.unwrap();
+    let operator: Api<Secret> = Api::namespaced(client, &stage.namespace);
+    let tenants: Secret = stage.create(secret("tenants", json!({}))).await;
+    let really = PostParams::default();
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+
+    let half = json!({names::MANAGED_BY_LABEL: names::MANAGED_BY});
+    for labels in [json!({}), half] {
+        for how in [&really, &dry] {
+            let created = operator
+                .create(how, &typed(secret("new", labels.clone())))
+                .await;
+            refused("create without our labels", created);
+        }
+    }
+    // The old object decides: to give somebody's Secret our labels does not make it ours.
+    for labels in [json!({}), ours()] {
+        for how in [&really, &dry] {
+            let mut stolen = typed(secret("tenants", labels.clone()));
+            stolen.metadata.resource_version = tenants.resource_version();
+            refused("update", operator.replace("tenants", how, &stolen).await);
+        }
+    }
+    refused("get", operator.get("tenants").await);
+    refused("list", operator.list(&Default::default()).await);
+    let peek = DeleteParams {
+        dry_run: true,
+        ..DeleteParams::foreground()
+    };
+    refused(
+        "a deletion that answers with it",
+        operator.delete("tenants", &peek).await,
+    );
+
+    let own = operator
+        .create(&really, &typed(secret("own", ours())))
+        .await;
+    let mut own = own.expect("its own it may create");
+    own.data = Some(BTreeMap::new());
+    let updated = operator.replace("own", &really, &own).await;
+    updated.expect("its own it may update");
+    let untouched = stage.all::<Secret>().get("tenants").await.unwrap();
+    assert_eq!(untouched, tenants);
+}
+
+/// The audit log knows every request of all the stories before this one.
+async fn in_all_stories_it_never_read_a_tenants_secret(stage: Stage) {
+    if stage.cluster.provider != Provider::Local {
+        skip("only the local cluster keeps an audit log that can be read here");
+    }
+    let log = stage.cluster.script(&["audit-log"]).await.unwrap();
+    let log = std::fs::read_to_string(log).expect("the audit log can be read");
+    let mut verbs = BTreeMap::<String, usize>::new();
+    for line in log.lines().filter(|line| line.contains(USER)) {
+        let Ok(entry) = serde_json::from_str::<Value>(line) else {
+            continue;
+        };
+        let object = &entry["objectRef"];
+        let tenants = object["namespace"] != names::OPERATOR_NAMESPACE;
+        // The story above plays the operator by impersonation.
+        let itself = entry["user"]["username"] == USER && entry["impersonatedUser"].is_null();
+        if itself && tenants && object["resource"] == "secrets" {
+            *verbs.entry(entry["verb"].to_string()).or_default() += 1;
+        }
+    }
+    if verbs.is_empty() {
+        skip("the operator has not met a tenant's Secret yet");
+    }
+    verbs.retain(|verb, _| !["\"create\"", "\"update\""].contains(&verb.as_str()));
+    assert!(
+        verbs.is_empty(),
+        "the operator's requests to Secrets: {verbs:?}"
+    );
+}
+
+async fn may(stage: &Stage, verb: &str, group: &str, resource: &str) -> bool {
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let review = json!({"spec": {
+        "user": USER,
+        "groups": ["system:serviceaccounts", "system:serviceaccounts:krake-system", "system:authenticated"],
+        "resourceAttributes": {
+            "namespace": stage.namespace, "verb": verb, "group": group,
+            "resource": resource, "subresource": subresource,
+        },
+    }});
+    let review: SubjectAccessReview = serde_json::from_value(review).expect("a review");
+    let reviews: Api<SubjectAccessReview> = Api::all(stage.client.clone());
+    let reviewed = reviews.create(&PostParams::default(), &review).await;
+    reviewed
+        .expect("rights can be asked")
+        .status
+        .is_some_and(|status| status.allowed)
+}
+
+fn refused<T: std::fmt::Debug>(what: &str, answer: kube::Result<T>) {
+    match answer {
+        Err(kube::Error::Api(status)) if [403, 422].contains(&status.code) => {}
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+fn ours() -> Value {
+    json!({
+        names::MANAGED_BY_LABEL: names::MANAGED_BY,
+        names::OWNER_LABEL: "0f3a9c1e-77aa-4c0f-9b1a-2f6d1e7c8b90",
+    })
+}
+
+fn secret(name: &str, labels: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": name, "labels": labels},
+        "stringData": {"password": "hunter2"},
+    })
+}
+
+fn typed(object: Value) -> Secret {
+    serde_json::from_value(object).expect("a Secret")
+}

@@ -1,0 +1,14 @@
+//! What every story stands on. Nothing here asserts a promise; it only finds, makes, waits and
+//! watches.
+
+pub mod app;
+pub mod cluster;
+pub mod install;
+pub mod manifests;
+pub mod operator;
+pub mod pods;
+pub mod report;
+pub mod runner;
+pub mod seed;
+pub mod stage;
+pub mod wait;

@@ -1,0 +1,174 @@
+//! The installed operator, and what is done to it by the stories that have a cluster to
+//! themselves.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use krake_hooks::api::names;
+
+use super::cluster::Cluster;
+use super::wait::{SOON, until};
+
+/// Deployment, container and binary of the operator.
+pub const NAME: &str = "krake-hooks";
+/// Its configuration.
+pub const CONFIG_MAP: &str = "krake-hooks-config";
+/// Where it is installed.
+pub const NAMESPACE: &str = names::OPERATOR_NAMESPACE;
+/// Who it is.
+pub const USER: &str = "system:serviceaccount:krake-system:krake-hooks";
+
+/// The installed operator.
+pub struct Operator {
+    client: Client,
+}
+
+impl Operator {
+    /// The operator of a cluster.
+    pub fn of(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Waits until the Deployment's newest pod, and no other, is ready.
+    pub async fn ready(&self) -> Pod {
+        until("the operator is ready", SOON * 2, async || {
+            let deployment = self.deployments().get(NAME).await;
+            let deployment = deployment.map_err(|e| e.to_string())?;
+            let status = deployment.status.clone().unwrap_or_default();
+            let pods = self.pods().await;
+            let done = status.observed_generation == deployment.metadata.generation
+                && status.updated_replicas == Some(1)
+                && status.ready_replicas == Some(1)
+                && status.available_replicas == Some(1);
+            match pods.as_slice() {
+                [pod] if done && pod.metadata.deletion_timestamp.is_none() => Ok(pod.clone()),
+                _ => Err(format!(
+                    "{status:?}, pods {:?}",
+                    pods.iter()
+                        .map(|pod| pod.status.clone())
+                        .collect::<Vec<_>>()
+                )),
+            }
+        })
+        .await
+    }
+
+    /// Takes it away, and waits until it is.
+    pub async fn leave(&self) {
+        self.scale(0).await;
+        until("the operator is away", SOON, async || {
+            match self.pods().await.len() {
+                0 => Ok(()),
+                count => Err(format!("{count} pods")),
+            }
+        })
+        .await;
+    }
+
+    /// Brings it back.
+    pub async fn come_back(&self) {
+        self.scale(1).await;
+        self.ready().await;
+    }
+
+    /// Kills the process with SIGKILL, in the middle of whatever it does. Where its process cannot
+    /// be reached, as on a foreign cluster, its pod is deleted by force, which comes closest.
+    pub async fn kill(&self) {
+        let pod = self.ready().await;
+        let uid = pod.uid().expect("a pod of the cluster");
+        match process_of(&uid) {
+            Some(process) => {
+                let killed = std::process::Command::new("kill")
+                    .args(["-KILL", &process])
+                    .status()
+                    .expect("kill can be run");
+                assert!(killed.success(), "process {process} cannot be killed");
+            }
+            None => {
+                let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+                let outright = kube::api::DeleteParams::default().grace_period(0);
+                pods.delete(&pod.name_any(), &outright)
+                    .await
+                    .expect("the operator's pod can be deleted");
+            }
+        }
+    }
+
+    /// Gives it another configuration and restarts it; an empty one is all defaults.
+    pub async fn configure(&self, yaml: &str) {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let patch = json!({"data": {"config.yaml": yaml}});
+        maps.patch(CONFIG_MAP, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .expect("the operator's configuration can be written");
+        self.leave().await;
+        self.come_back().await;
+    }
+
+    /// Undoes what a story did to it, whether or not the story came to its end.
+    pub async fn restore(&self, configuration: &str) {
+        if self.configuration().await != configuration {
+            self.configure(configuration).await;
+        }
+        self.come_back().await;
+    }
+
+    /// Its configuration.
+    pub async fn configuration(&self) -> String {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let map = maps.get(CONFIG_MAP).await;
+        let map = map.expect("the operator has a configuration");
+        map.data.unwrap_or_default()["config.yaml"].clone()
+    }
+
+    async fn scale(&self, replicas: i32) {
+        let patch = json!({"spec": {"replicas": replicas}});
+        self.deployments()
+            .patch(NAME, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .expect("the operator can be scaled");
+    }
+
+    async fn pods(&self) -> Vec<Pod> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let deployment = self.deployments().get(NAME).await;
+        let labels = deployment
+            .expect("the operator is installed")
+            .spec
+            .and_then(|spec| spec.selector.match_labels)
+            .unwrap_or_default();
+        let selector: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let pods = pods
+            .list(&ListParams::default().labels(&selector.join(",")))
+            .await;
+        pods.expect("pods can be listed").items
+    }
+
+    fn deployments(&self) -> Api<Deployment> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+}
+
+/// The operator's process in the pod, if it runs on this machine: its control group names the pod.
+fn process_of(pod_uid: &str) -> Option<String> {
+    let marks = [pod_uid.to_owned(), pod_uid.replace('-', "_")];
+    std::fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter(|entry| {
+            let read = |file| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+            let groups = read("cgroup");
+            read("comm").trim() == NAME && marks.iter().any(|mark| groups.contains(mark))
+        })
+        .find_map(|entry| entry.file_name().into_string().ok())
+}
+
+impl Cluster {
+    /// The operator of this cluster.
+    pub async fn operator(&self) -> Operator {
+        Operator::of(self.client().await.expect("the cluster answers"))
+    }
+}

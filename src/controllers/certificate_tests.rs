@@ -1,0 +1,287 @@
+//! The order of writes, against a server that keeps one certificate, one hook and Secrets.
+
+use std::collections::BTreeMap;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request, Response, StatusCode};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::Lookup;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::condition::{self, ConditionType};
+use crate::api::names;
+use crate::pki::{AuthorityNames, AuthoritySerials, AuthorityValidity};
+use crate::testing::HOOK_UID;
+
+#[derive(Default)]
+struct State {
+    certificate: Value,
+    secrets: BTreeMap<String, Value>,
+    version: u64,
+    /// Somebody annotates the certificate when the next Secret is written.
+    annotate: bool,
+    calls: Vec<String>,
+    events: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+struct Server(Arc<Mutex<State>>);
+
+impl Server {
+    fn new() -> Self {
+        let server = Self::default();
+        let name = names::of_hook("trainer", HOOK_UID);
+        server.state().certificate = json!({
+            "apiVersion": "hooks.krake.dev/v1alpha1", "kind": "HookCertificate",
+            "metadata": {"namespace": "ml", "name": name, "uid": "hc-uid", "generation": 1,
+                "resourceVersion": "1", "ownerReferences": [{"kind": "HookGuard", "name": HOOK_UID,
+                "apiVersion": "hooks.krake.dev/v1alpha1", "uid": "guard-uid"}]},
+            "spec": {"hook": {"name": "trainer"}},
+        });
+        server
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    fn certificate(&self) -> Arc<HookCertificate> {
+        Arc::new(serde_json::from_value(self.state().certificate.clone()).unwrap())
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().calls)
+    }
+
+    fn client(&self) -> Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let server = server.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                let (code, answer) = server.state().answer(&head.method, head.uri.path(), body);
+                let mut response = Response::new(Full::<Bytes>::from(answer.to_string()));
+                *response.status_mut() = StatusCode::from_u16(code).unwrap();
+                Ok::<_, std::io::Error>(response)
+            }
+        });
+        Client::new(service, "ml")
+    }
+
+    fn look(&self, hook_cached: bool) -> Arc<Look> {
+        let now = Timestamp::now();
+        let serials = AuthoritySerials {
+            root: [1; 16],
+            intermediate: [2; 16],
+        };
+        let (names, validity) = (AuthorityNames::default(), AuthorityValidity::default());
+        let authority = Authority::generate(&names, now, validity, serials).unwrap();
+        let (_, authority) = watch::channel(Arc::new(authority));
+        let client = self.client();
+        let writer = CertificateWriter {
+            client: client.clone(),
+            fenced: false,
+            recorder: Recorder::new(client, Reporter::from("test")),
+        };
+        let context = Context::new(writer, authority, &Configuration::default(), Metrics::new());
+        let (hooks, mut store) = reflector::store();
+        store.apply_watcher_event(&watcher::Event::Init);
+        if hook_cached {
+            let hook: PartialObjectMeta<KrakeHook> = serde_json::from_value(hook()).unwrap();
+            store.apply_watcher_event(&watcher::Event::InitApply(hook));
+        }
+        store.apply_watcher_event(&watcher::Event::InitDone);
+        Arc::new(Look {
+            // No watch to wait for.
+            synced: Synced::new().waiter(),
+            context: Arc::new(context),
+            hooks,
+        })
+    }
+}
+
+fn hook() -> Value {
+    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+        "metadata": {"namespace": "ml", "name": "trainer", "uid": HOOK_UID}})
+}
+
+impl State {
+    fn answer(&mut self, method: &Method, path: &str, body: Value) -> (u16, Value) {
+        let what = path.split('/').nth_back(1).unwrap_or_default();
+        let kind = ["secrets", "hookcertificates", "krakehooks", "events"]
+            .into_iter()
+            .find(|kind| path.contains(&format!("/{kind}")))
+            .unwrap_or(what);
+        if kind == "events" {
+            self.events
+                .push(body["reason"].as_str().unwrap().to_owned());
+            return (201, body);
+        }
+        self.calls.push(format!("{method} {kind}"));
+        self.version += 1;
+        let version = (100 + self.version).to_string();
+        match (method.as_str(), kind) {
+            ("GET", "krakehooks") => (200, hook()),
+            ("GET", "hookcertificates") => (200, self.certificate.clone()),
+            ("PATCH", "hookcertificates") => {
+                assert!(path.ends_with("/status"));
+                assert!(!body.to_string().contains("null"), "{body}");
+                let kept = &mut self.certificate;
+                if body["metadata"]["resourceVersion"] != kept["metadata"]["resourceVersion"] {
+                    return refusal(409, "Conflict");
+                }
+                kept["status"] = body["status"].clone();
+                kept["metadata"]["resourceVersion"] = json!(version);
+                (200, kept.clone())
+            }
+            ("POST" | "PUT", "secrets") => {
+                let name = body["metadata"]["name"].as_str().unwrap().to_owned();
+                if method == Method::POST && self.secrets.contains_key(&name) {
+                    return refusal(409, "AlreadyExists");
+                }
+                let mut secret = body;
+                secret["metadata"]["uid"] = json!("secret-uid");
+                secret["metadata"]["resourceVersion"] = json!(version);
+                self.secrets.insert(name, secret.clone());
+                if std::mem::take(&mut self.annotate) {
+                    let meta = &mut self.certificate["metadata"];
+                    meta["annotations"] = json!({names::RENEW_ANNOTATION: "now"});
+                    meta["resourceVersion"] = json!("50");
+                }
+                (200, json!({"metadata": secret["metadata"]}))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn refusal(code: u16, reason: &str) -> (u16, Value) {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+        "reason": reason, "message": "no"});
+    (code, status)
+}
+
+const ISSUED: [&str; 2] = ["POST secrets", "PATCH hookcertificates"];
+
+#[tokio::test]
+async fn the_secret_is_written_first_then_the_status_and_then_nothing() {
+    let server = Server::new();
+    let look = server.look(true);
+    reconcile(server.certificate(), Arc::clone(&look))
+        .await
+        .unwrap();
+    assert_eq!(server.calls(), ISSUED);
+    assert_eq!(server.state().events, ["Issued"]);
+
+    let certificate = server.certificate();
+    let status = certificate.status.as_ref().unwrap();
+    assert!(condition::is_true(&status.conditions, ConditionType::Ready));
+    let name = names::tls_secret("trainer", HOOK_UID);
+    let secret = server.state().secrets[&name].clone();
+    assert_eq!(
+        status.secret.as_ref().unwrap().resource_version,
+        secret["metadata"]["resourceVersion"]
+    );
+    assert_eq!(
+        secret["metadata"]["ownerReferences"][0]["kind"],
+        "HookGuard"
+    );
+    let entries: Vec<_> = secret["data"].as_object().unwrap().keys().collect();
+    assert_eq!(entries, [names::BUNDLE, names::CERT, names::KEY]);
+
+    reconcile(certificate, look).await.unwrap();
+    assert!(server.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_cache_that_has_not_heard_of_our_write_issues_nothing_again() {
+    let server = Server::new();
+    let look = server.look(true);
+    let old = server.certificate();
+    reconcile(Arc::clone(&old), Arc::clone(&look))
+        .await
+        .unwrap();
+    server.calls();
+    reconcile(old, look).await.unwrap();
+    assert_eq!(server.calls(), ["GET hookcertificates"]);
+}
+
+#[tokio::test]
+async fn a_hook_that_the_cache_has_not_heard_of_is_looked_up() {
+    let server = Server::new();
+    let look = server.look(false);
+    reconcile(server.certificate(), look).await.unwrap();
+    assert_eq!(server.calls(), ["GET krakehooks", ISSUED[0], ISSUED[1]]);
+}
+
+#[tokio::test]
+async fn what_was_issued_is_recorded_though_somebody_was_faster() {
+    let server = Server::new();
+    let look = server.look(true);
+    server.state().annotate = true;
+    reconcile(server.certificate(), Arc::clone(&look))
+        .await
+        .unwrap();
+    assert_eq!(
+        server.calls(),
+        [ISSUED[0], ISSUED[1], "GET hookcertificates", ISSUED[1]]
+    );
+    // The annotation came after the issue: it is not acted on yet.
+    let certificate = server.certificate();
+    assert_eq!(certificate.status.as_ref().unwrap().renewed_for, None);
+    reconcile(certificate, look).await.unwrap();
+    assert_eq!(server.calls(), ["PUT secrets", ISSUED[1]]);
+    let status = server.certificate().status.clone().unwrap();
+    assert_eq!(
+        (status.renewed_for.as_deref(), status.revision),
+        (Some("now"), Some(2))
+    );
+}
+
+#[tokio::test]
+async fn a_secret_of_somebody_else_is_told_once_and_tried_again() {
+    let server = Server::new();
+    let look = server.look(true);
+    let name = names::tls_secret("trainer", HOOK_UID);
+    server
+        .state()
+        .secrets
+        .insert(name.clone(), json!({"theirs": true}));
+    for calls in [&ISSUED[..], &ISSUED[..1]] {
+        let error = reconcile(server.certificate(), Arc::clone(&look))
+            .await
+            .unwrap_err();
+        assert_eq!(error.class(), Class::User);
+        assert_eq!(server.calls(), calls);
+    }
+    assert_eq!(server.state().events, ["SecretConflict"]);
+    assert_eq!(server.state().secrets[&name], json!({"theirs": true}));
+    let status = server.certificate().status.clone().unwrap();
+    let ready = condition::find(&status.conditions, ConditionType::Ready).unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("False", "SecretConflict")
+    );
+    assert!(
+        ready.message.contains(&name) && ready.message.contains("secretName"),
+        "{}",
+        ready.message
+    );
+}
+
+#[tokio::test]
+async fn a_change_of_a_hook_wakes_the_certificates_that_name_it() {
+    let server = Server::new();
+    let (store, mut writer) = reflector::store();
+    let certificate = server.certificate();
+    writer.apply_watcher_event(&watcher::Event::Apply(certificate.as_ref().clone()));
+    let hook: PartialObjectMeta<KrakeHook> = serde_json::from_value(hook()).unwrap();
+    assert_eq!(naming(&store, &hook), [certificate.to_object_ref(())]);
+    let mut other = hook.clone();
+    other.metadata.namespace = Some("other".into());
+    assert!(naming(&store, &other).is_empty());
+}

@@ -1,0 +1,169 @@
+use super::*;
+use crate::admin::Readiness;
+use crate::pki::{AuthorityNames, AuthoritySerials, AuthorityValidity, ClientLeaf, KeyAlgorithm};
+use jiff::SignedDuration;
+
+fn authority(number: u8, now: Timestamp) -> Arc<Authority> {
+    let serials = AuthoritySerials {
+        root: [number; 16],
+        intermediate: [number + 100; 16],
+    };
+    let validity = AuthorityValidity::default();
+    let names = AuthorityNames::default();
+    Arc::new(Authority::generate(&names, now, validity, serials).unwrap())
+}
+
+struct Setting {
+    context: Context,
+    readiness: Readiness,
+    authorities: watch::Sender<Arc<Authority>>,
+    now: Timestamp,
+}
+
+fn setting(names: &[&str]) -> Setting {
+    // The TLS library looks at the clock itself.
+    let now = Timestamp::now();
+    let (authorities, receiver) = watch::channel(authority(1, now));
+    let readiness = Readiness::default();
+    let context = Context {
+        authority: receiver,
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+        trust: TrustSlot::new(),
+        ready: readiness.part("endpoint"),
+        metrics: Metrics::new(),
+    };
+    Setting {
+        context,
+        readiness,
+        authorities,
+        now,
+    }
+}
+
+/// Whether a client with a certificate of this authority would be let in.
+fn lets_in(trust: &TrustSlot, authority: &Authority, now: Timestamp) -> bool {
+    let leaf = ClientLeaf {
+        user: "u".into(),
+        uris: vec!["urn:krake:hook:ml:trainer:1".into()],
+        duration: Duration::from_secs(3600),
+        algorithm: KeyAlgorithm::EcdsaP256,
+    };
+    let issued = authority.issue_client(&leaf, now, [7; 16]).unwrap();
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(issued.chain_pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .unwrap();
+    trust.newest().unwrap().lets_in(&chain)
+}
+
+fn days(days: i64) -> SignedDuration {
+    SignedDuration::from_hours(24 * days)
+}
+
+#[test]
+fn it_is_issued_at_once_and_renewed_at_two_thirds() {
+    let s = setting(&["krake-hooks.krake-system.svc", "*.example.com", "192.0.2.7"]);
+    let first = s.context.authority.borrow().clone();
+    let mut keeper = Keeper::default();
+    assert_eq!(s.readiness.missing(), ["endpoint"]);
+    assert!(keeper.look(&s.context, &first, s.now) <= RESYNC);
+    assert!(s.readiness.missing().is_empty());
+    assert!(lets_in(&s.context.trust, &first, s.now));
+
+    let shown = keeper.shown.clone().unwrap();
+    let newest = || Arc::as_ptr(&s.context.trust.newest().unwrap());
+    let before = newest();
+    let last_look = shown.renewal - SignedDuration::from_secs(1);
+    let wait = keeper.look(&s.context, &first, last_look);
+    assert_eq!(newest(), before);
+    assert!(wait <= Duration::from_millis(1005), "{wait:?}");
+    keeper.look(&s.context, &first, shown.renewal);
+    assert_ne!(newest(), before);
+    // Two thirds of ninety days, brought forward by up to a tenth of them.
+    let after = shown.renewal.duration_since(s.now);
+    assert!(days(50) <= after && after <= days(60), "{after}");
+}
+
+#[test]
+fn another_authority_replaces_certificate_and_trust_as_one() {
+    let s = setting(&["krake-hooks"]);
+    let first = s.context.authority.borrow().clone();
+    let second = authority(2, s.now);
+    let mut keeper = Keeper::default();
+    keeper.look(&s.context, &first, s.now);
+    assert!(!lets_in(&s.context.trust, &second, s.now));
+    keeper.look(&s.context, &second, s.now);
+    assert_eq!(keeper.shown.unwrap().issuer, second.fingerprint());
+    assert!(lets_in(&s.context.trust, &second, s.now));
+}
+
+#[test]
+fn a_failure_keeps_what_is_there_until_it_ends() {
+    let mut s = setting(&["krake-hooks"]);
+    let first = s.context.authority.borrow().clone();
+    let mut keeper = Keeper::default();
+    keeper.look(&s.context, &first, s.now);
+    let shown = keeper.shown.clone().unwrap();
+    let before = Arc::as_ptr(&s.context.trust.newest().unwrap());
+
+    s.context.names = vec!["not a name".into()];
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        waits.push(keeper.look(&s.context, &first, shown.renewal));
+    }
+    assert_eq!(waits[0], FIRST_RETRY);
+    assert_eq!(waits[1], FIRST_RETRY * 2);
+    assert_eq!(waits[11], LAST_RETRY);
+    assert_eq!(keeper.shown.as_ref(), Some(&shown));
+    assert_eq!(Arc::as_ptr(&s.context.trust.newest().unwrap()), before);
+    assert!(keeper.fault.is_some());
+    assert!(s.readiness.missing().is_empty());
+
+    keeper.look(&s.context, &first, shown.not_after);
+    assert!(s.readiness.missing().is_empty());
+    keeper.look(
+        &s.context,
+        &first,
+        shown.not_after + SignedDuration::from_secs(1),
+    );
+    assert_eq!(s.readiness.missing(), ["endpoint"]);
+}
+
+#[test]
+fn a_clock_that_was_ahead_makes_no_certificate_for_later() {
+    let s = setting(&["krake-hooks"]);
+    let first = s.context.authority.borrow().clone();
+    let mut keeper = Keeper::default();
+    keeper.look(&s.context, &first, s.now + days(400));
+    keeper.look(&s.context, &first, s.now);
+    let shown = keeper.shown.clone().unwrap();
+    assert!(shown.not_before <= s.now);
+    for second in 1..10 {
+        keeper.look(
+            &s.context,
+            &first,
+            s.now + SignedDuration::from_secs(second),
+        );
+    }
+    assert_eq!(keeper.shown, Some(shown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_follows_the_authority_and_ends_when_told() {
+    let s = setting(&["krake-hooks"]);
+    let trust = Arc::clone(&s.context.trust);
+    let now = s.now;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let task = tokio::spawn(run(s.context, move || now, async {
+        stopped.await.ok();
+    }));
+    crate::testing::eventually("the first certificate", || trust.newest().is_some()).await;
+    let second = authority(2, now);
+    s.authorities.send(Arc::clone(&second)).unwrap();
+    crate::testing::eventually("the second", || lets_in(&trust, &second, now)).await;
+    // Nobody can send another authority any more, and the task goes on.
+    drop(s.authorities);
+    tokio::task::yield_now().await;
+    assert!(!task.is_finished());
+    stop.send(()).unwrap();
+    task.await.unwrap();
+}
