@@ -124,9 +124,11 @@ proptest! {
 /// Sequences that were found to end badly once, by the search above.
 #[test]
 fn sequences_that_once_ended_badly() {
-    let found: [&[Step]; 2] = [
+    let found: [&[Step]; 4] = [
         &[stories::hook, stories::refuse_injection, stories::disable],
         &[stories::background, stories::replace],
+        &[stories::delete_hook, stories::replace, stories::background],
+        &[stories::refuse_injection, stories::replace],
     ];
     for acts in found {
         for (tls, eager) in [(false, false), (true, false), (false, true), (true, true)] {
