@@ -238,12 +238,12 @@ mod tests {
         }
     }
 
-    type Change = fn(&mut Question);
+    type Row = (&'static str, fn(&mut Question), fn(&Hold) -> bool);
 
     #[test]
     fn the_table_line_by_line() {
         let now = at(90);
-        let rows: &[(&str, Change, fn(&Hold) -> bool)] = &[
+        let rows: &[Row] = &[
             (
                 "wanted and not armed",
                 |q| (q.deleting, q.finalizer) = (false, false),

@@ -61,6 +61,28 @@ fn a_crash_after_any_effect_changes_no_end_without_tls_and_with_quick_controller
 }
 
 #[test]
+fn the_operators_absence_never_eats_the_apps_time() {
+    for pause in [25, 100, 100_000] {
+        let mut operator = Operator::new(true, false, None, true);
+        operator.act(stories::workload);
+        operator.act(stories::hook);
+        operator.act(stories::foreground);
+        operator.crash();
+        operator.act(|world| world.pass(pause));
+        operator.act(|world| world.pass(29));
+        let held = operator.world.summary();
+        assert!(held.starts_with("trainer: Waiting []"), "{pause} s: {held}");
+        operator.act(stories::acknowledge);
+        operator.run_out();
+        let end = operator.world.summary();
+        assert_eq!(
+            end, "trainer: Released [\"Acknowledged\"]; 1 guards",
+            "{pause} s"
+        );
+    }
+}
+
+#[test]
 fn every_story_ends_as_expected() {
     let mut wrong = Vec::new();
     for story in STORIES {
@@ -102,9 +124,11 @@ proptest! {
 /// Sequences that were found to end badly once, by the search above.
 #[test]
 fn sequences_that_once_ended_badly() {
-    let found: [&[Step]; 2] = [
+    let found: [&[Step]; 4] = [
         &[stories::hook, stories::refuse_injection, stories::disable],
         &[stories::background, stories::replace],
+        &[stories::delete_hook, stories::replace, stories::background],
+        &[stories::refuse_injection, stories::replace],
     ];
     for acts in found {
         for (tls, eager) in [(false, false), (true, false), (false, true), (true, true)] {

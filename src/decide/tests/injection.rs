@@ -151,6 +151,15 @@ fn each_missing_entry_is_noticed() {
     }
 }
 
+/// Name, hook, workload, settings, and what is in the way.
+type Row = (
+    &'static str,
+    Build,
+    Build,
+    Settings,
+    Option<(Reason, &'static str)>,
+);
+
 #[test]
 fn conflicts_name_what_is_in_the_way() {
     let app = "/spec/template/spec/containers/0";
@@ -168,7 +177,7 @@ fn conflicts_name_what_is_in_the_way() {
     let cert = crate::api::names::CERT_VOLUME;
     let named = || both().with("/spec/containers", json!(["app", "none"]));
     let sidecar_only = || both().with("/spec/containers", json!(["sidecar"]));
-    let rows: Vec<(&str, Build, Build, Settings, Option<(Reason, &str)>)> = vec![
+    let rows: Vec<Row> = vec![
         (
             "token",
             both(),

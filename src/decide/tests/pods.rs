@@ -235,7 +235,13 @@ fn how_the_app_is_to_be_called() {
     let no_selector = service().with("/spec/selector", json!({}));
     let no_ports = service().with("/spec/ports", json!([]));
     // The port as the spec names it, the Service, and the target port or the reason.
-    let rows: Vec<(&str, Value, Option<Build>, Result<Value, &str>)> = vec![
+    type Row = (
+        &'static str,
+        Value,
+        Option<Build>,
+        Result<Value, &'static str>,
+    );
+    let rows: Vec<Row> = vec![
         (
             "the first one",
             json!(null),
