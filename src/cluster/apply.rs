@@ -137,7 +137,10 @@ impl Writer {
         let hook = self
             .patched(&self.hooks(seen), meta, json!([test, add]))
             .await?;
-        Ok(hook.map_or(Fact::Nothing, |hook: KrakeHook| Fact::Hook(Box::new(hook))))
+        // Gone: nothing can be asked of it any more, and its finalizer least of all.
+        let mut gone = seen.hook.clone();
+        gone.metadata.deletion_timestamp = gone.metadata.creation_timestamp.clone();
+        Ok(Fact::Hook(Box::new(hook.unwrap_or(gone))))
     }
 
     async fn remove_hook_finalizer(&self, seen: &Seen) -> Result<Fact, Error> {
