@@ -24,7 +24,8 @@ use crate::cluster::apply::Writer;
 use crate::cluster::authority::{self, BootError};
 use crate::cluster::certificates::CertificateWriter;
 use crate::cluster::connect::{self, Clients, ConnectError};
-use crate::cluster::secrets::{self, SecretError};
+use crate::cluster::fence::Fence;
+use crate::cluster::secrets::SecretError;
 use crate::config::Config;
 use crate::controllers::backoff::Backoff;
 use crate::controllers::synced::Waiter;
@@ -99,7 +100,7 @@ struct Operator {
     clients: Clients,
     ring: Arc<Ring>,
     authority: Option<Arc<Authority>>,
-    fenced: bool,
+    fence: Fence,
 }
 
 impl Operator {
@@ -125,19 +126,14 @@ impl Operator {
         } else {
             None
         };
-        let fenced = secrets::is_fenced(client, &namespace).await?;
-        if !fenced {
-            tracing::warn!(
-                "the admission policy that fences this operator's Secrets is not in force (config/policies): a Secret that exists already is never overwritten, not even our own after a crash"
-            );
-        }
+        let fence = Fence::probe(client, &namespace).await?;
         Ok(Self {
             config,
             namespace,
             clients,
             ring: Arc::new(ring),
             authority,
-            fenced,
+            fence,
         })
     }
 
@@ -169,6 +165,12 @@ impl Operator {
                 Mode::Tls(trust)
             }
         };
+        let watching = self.fence.clone().watch(
+            self.clients.calls.clone(),
+            self.namespace.clone(),
+            stop.clone(),
+        );
+        tasks.spawn(named("fence", watching));
         let (refusals, refused) = mpsc::channel(256);
         let endpoint = Endpoint::new(Parts {
             hooks: caches.hooks.clone(),
@@ -186,7 +188,7 @@ impl Operator {
         let writer = Writer {
             client: self.clients.calls.clone(),
             ring: Some(Arc::clone(&self.ring)),
-            fenced: self.fenced,
+            fence: self.fence.clone(),
             recorder: self.recorder(),
         };
         tasks.spawn(named(
@@ -255,7 +257,7 @@ impl Operator {
         }));
         let writer = CertificateWriter {
             client: self.clients.calls.clone(),
-            fenced: self.fenced,
+            fence: self.fence.clone(),
             recorder: self.recorder(),
         };
         let context = Arc::new(certificate::Context::new(

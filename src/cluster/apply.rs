@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::fence::Fence;
 use super::secrets::{self, SecretError, SecretOrder};
 use super::{Act, Error, objects, said};
 use crate::api::status::TokenSecret;
@@ -34,7 +35,7 @@ pub struct Writer {
     /// Derives tokens; `release-all` has none.
     pub ring: Option<Arc<Ring>>,
     /// Whether the admission policy fences our writes to Secrets.
-    pub fenced: bool,
+    pub fence: Fence,
     /// Makes Events.
     pub recorder: Recorder,
 }
@@ -47,7 +48,7 @@ impl Writer {
             recorder: Recorder::new(client.clone(), reporter),
             client,
             ring: None,
-            fenced: false,
+            fence: Fence::default(),
         }
     }
 
@@ -190,7 +191,7 @@ impl Writer {
                 resource_version: recorded.resource_version.clone(),
             }),
         };
-        match secrets::write(&self.client, order, self.fenced).await {
+        match secrets::write(&self.client, order, self.fence.stands()).await {
             Ok(written) => {
                 if written.overwrote_edit {
                     let note = format!(

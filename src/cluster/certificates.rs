@@ -14,6 +14,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::json;
 use thiserror::Error as ThisError;
 
+use super::fence::Fence;
 use super::secrets::{self, Recorded, SecretError, SecretOrder};
 use super::{Act, Class, Error};
 use crate::api::condition::Reason;
@@ -29,7 +30,7 @@ pub struct CertificateWriter {
     /// The API server.
     pub client: Client,
     /// Whether the admission policy fences our writes to Secrets.
-    pub fenced: bool,
+    pub fence: Fence,
     /// Makes Events.
     pub recorder: Recorder,
 }
@@ -107,7 +108,7 @@ impl CertificateWriter {
                 resource_version: secret.resource_version.clone(),
             }),
         };
-        let written = secrets::write(&self.client, secret, self.fenced).await?;
+        let written = secrets::write(&self.client, secret, self.fence.stands()).await?;
         Ok(Issuance {
             cause: order.cause,
             generation: order.generation,

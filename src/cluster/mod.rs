@@ -10,6 +10,7 @@ pub mod authority;
 pub mod certificates;
 pub mod connect;
 pub mod error;
+pub mod fence;
 pub mod objects;
 pub mod observe;
 pub mod remains;

@@ -19,7 +19,7 @@
 //! | no | POST 403 in a terminating namespace | nothing to be done, and nothing to be retried |
 //!
 //! # Assumptions
-//! `fenced` was found out by [`is_fenced`]. Whoever removes the policy restarts the operator.
+//! `fenced` was found out by [`super::fence`]. Whoever removes the policy restarts the operator.
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;

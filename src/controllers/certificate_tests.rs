@@ -84,7 +84,7 @@ impl Server {
         let client = self.client();
         let writer = CertificateWriter {
             client: client.clone(),
-            fenced: false,
+            fence: crate::cluster::fence::Fence::default(),
             recorder: Recorder::new(client, Reporter::from("test")),
         };
         let context = Context::new(writer, authority, &Configuration::default(), Metrics::new());
