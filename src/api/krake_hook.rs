@@ -260,6 +260,7 @@ pub enum OnTimeout {
 
 /// How many pods have to acknowledge.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = Rule::new("!has(self.count) || self.policy == 'AtLeast'").message("acknowledgements.count goes with policy AtLeast alone"))]
 #[serde(rename_all = "camelCase")]
 pub struct Quorum {
     /// Default: `Any`.
