@@ -3,17 +3,20 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use serde_json::json;
 
+use krake_hooks::api::HookKind;
 use krake_hooks::api::condition::ConditionType;
 use krake_hooks::api::krake_hook::KrakeHook;
 use krake_hooks::api::names;
+use krake_hooks::api::status::Outcome;
 
 use crate::support::manifests;
 use crate::support::runner::Story;
-use crate::support::stage::Stage;
+use crate::support::stage::{Stage, is_ready};
 use crate::support::wait::{SOON, stays, until};
 use crate::sweep::nothing_of_the_hook_is_left;
 
@@ -23,6 +26,7 @@ pub fn stories() -> Vec<Story> {
         a_hook_waits_for_its_workload_and_costs_one_rollout,
         a_user_who_sets_krake_token_keeps_it,
         a_second_hook_for_a_workload_touches_nothing,
+        secrets_that_a_tenant_deletes_are_written_again,
     ]
 }
 
@@ -77,6 +81,32 @@ async fn a_deleted_hook_gives_the_template_back_byte_for_byte(stage: Stage) {
         set_owners().await
     );
     nothing_of_the_hook_is_left(&stage, &armed.hook).await;
+}
+
+async fn secrets_that_a_tenant_deletes_are_written_again(stage: Stage) {
+    let armed = stage.armed_app(json!({"timeoutSeconds": 120})).await;
+    let old = armed.app.uid.clone();
+    stage.kubectl(&["delete", "secret", "--all"]).await;
+    stage
+        .kubectl(&["delete", "pod", "-l", "app=app", "--wait=false"])
+        .await;
+    // The new pod cannot start: that is the sign. Kubelet then tries again in its own time.
+    until("a new pod that runs", SOON * 4, async || {
+        let pods = stage.all::<Pod>().list(&ListParams::default()).await;
+        let pods = pods.map_err(|error| error.to_string())?;
+        let new = pods.iter().find(|pod| pod.uid().as_ref() != Some(&old));
+        match new {
+            Some(pod) if is_ready(pod) => Ok(()),
+            Some(pod) => Err(format!("{:?}", pod.status)),
+            None => Err("no new pod".to_owned()),
+        }
+    })
+    .await;
+    let app = stage.app("app").await;
+    stage.delete_deployment("app", "background").await;
+    app.called(1).await;
+    app.acknowledge(HookKind::Shutdown).await.counts();
+    stage.ended("app", Outcome::Acknowledged).await;
 }
 
 async fn a_hook_waits_for_its_workload_and_costs_one_rollout(stage: Stage) {

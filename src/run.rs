@@ -218,6 +218,7 @@ impl Operator {
             metrics,
             backoff: Backoff::new(),
             injections: Mutex::default(),
+            asked: Mutex::default(),
         });
         let changed = WatchStream::from_changes(settings_rx).map(|_| ());
         let called = UnboundedReceiverStream::new(called);

@@ -23,7 +23,7 @@ use super::{Act, Error, objects, said};
 use crate::api::status::TokenSecret;
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
 use crate::decide::pods::guard_uid;
-use crate::decide::seen::{Named, Notice, Refusal};
+use crate::decide::seen::{Named, Notice, Refusal, Secrets};
 use crate::decide::{Effect, Fact, Seen};
 use crate::pki::{Ring, SecretData};
 
@@ -83,6 +83,8 @@ impl Writer {
                 self.write_token(seen, workload_uid, derived_for, recorded.as_ref())
                     .await
             }
+            Effect::AskAboutSecrets => self.ask_about_secrets(seen).await,
+            Effect::RenewCertificate { because } => self.renew_certificate(seen, because).await,
             Effect::ApplyCertificate => {
                 let object = objects::certificate(seen, &guard(seen));
                 let applied: HookCertificate = self
@@ -210,6 +212,66 @@ impl Writer {
             }
             Err(other) => Err(unwritten(other)),
         }
+    }
+
+    async fn ask_about_secrets(&self, seen: &Seen) -> Result<Fact, Error> {
+        let token = seen.hook.status.as_ref().and_then(|s| s.token.as_ref());
+        let token = token.map(|t| secrets::Recorded {
+            uid: t.secret_uid.clone(),
+            resource_version: t.resource_version.clone(),
+        });
+        let certificate = seen.certificate.as_ref();
+        let certificate = certificate
+            .and_then(|c| c.status.as_ref()?.secret.as_ref())
+            .map(|s| secrets::Recorded {
+                uid: s.uid.clone(),
+                resource_version: s.resource_version.clone(),
+            });
+        let name = names::of_hook(seen.hook_name(), seen.hook_uid());
+        let tls = names::tls_secret(seen.hook_name(), seen.hook_uid());
+        let order = |name, recorded| SecretOrder {
+            namespace: seen.namespace(),
+            name,
+            owner_label: seen.hook_uid(),
+            owner: owner(&objects::guard_reference(seen.hook_uid(), &guard(seen))),
+            data: SecretData::new(),
+            recorded,
+        };
+        // What was never written is somebody else's to write, not to be mended.
+        let mut kept = [true, true];
+        for (kept, (name, recorded)) in kept.iter_mut().zip([(&name, token), (&tls, certificate)]) {
+            if recorded.is_some() {
+                *kept = secrets::is_as_written(&self.client, &order(name, recorded))
+                    .await
+                    .map_err(unwritten)?;
+            }
+        }
+        let [token, certificate] = kept;
+        Ok(Fact::Secrets(Secrets::Asked { token, certificate }))
+    }
+
+    async fn renew_certificate(&self, seen: &Seen, because: &str) -> Result<Fact, Error> {
+        let name = names::of_hook(seen.hook_name(), seen.hook_uid());
+        let api: Api<HookCertificate> = Api::namespaced(self.client.clone(), seen.namespace());
+        let patch = json!({"metadata": {"annotations": {names::RENEW_ANNOTATION: because}}});
+        let parameters = PatchParams {
+            field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        api.patch(&name, &parameters, &Patch::Merge(patch))
+            .await
+            .map_err(Error::of(
+                Act::Patch,
+                format!("HookCertificate {}/{name}", seen.namespace()),
+            ))?;
+        let note =
+            format!("the Secret of HookCertificate {name} was gone or edited and is issued again");
+        self.tell(seen, &warning("SecretLost", note)).await;
+        let token = !matches!(seen.secrets, Secrets::Asked { token: false, .. });
+        Ok(Fact::Secrets(Secrets::Asked {
+            token,
+            certificate: true,
+        }))
     }
 
     async fn write_status(

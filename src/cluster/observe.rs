@@ -18,7 +18,7 @@ use super::{Act, Error};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
 use crate::decide::Seen;
 use crate::decide::inject::carries_stamp_of;
-use crate::decide::seen::{Call, is_owned_by};
+use crate::decide::seen::{Call, Secrets, is_owned_by};
 
 /// What watches have heard.
 #[derive(Clone)]
@@ -97,6 +97,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
             .get(&ObjectRef::new(&namespace))
             .is_some_and(|ns| ns.metadata.deletion_timestamp.is_some()),
         call: Call::None,
+        secrets: Secrets::default(),
         injections: Vec::new(),
         token: None,
         refusal: None,

@@ -165,7 +165,7 @@ pub async fn write(
             if !fenced {
                 return Err(order.taken(&error));
             }
-            match replace(client, &order, None, None).await {
+            match replace(client, &order, None, None, false).await {
                 Ok(meta) => order.written(meta, false),
                 Err(error) if is_refused(&error) => Err(order.taken(&error)),
                 Err(source) => Err(order.not_updated(source)),
@@ -210,6 +210,22 @@ pub async fn is_fenced(client: &Client, namespace: &str) -> Result<bool, SecretE
         .await
         .map_err(failed)
         .map(|_| true)
+}
+
+/// Whether a Secret is as it was written: a dry run of an update that names its uid and
+/// resourceVersion. Edited answers 409, gone 404, another one's is refused.
+pub async fn is_as_written(client: &Client, order: &SecretOrder<'_>) -> Result<bool, SecretError> {
+    let Some(recorded) = &order.recorded else {
+        return Ok(false);
+    };
+    let (uid, version) = (&recorded.uid, &recorded.resource_version);
+    match replace(client, order, Some(uid), Some(version), true).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_code(&error, 404) || is_code(&error, 409) || is_refused(&error) => {
+            Ok(false)
+        }
+        Err(source) => Err(order.not_updated(source)),
+    }
 }
 
 impl SecretOrder<'_> {
@@ -272,10 +288,12 @@ async fn update_recorded(
 ) -> Result<Option<Written>, SecretError> {
     let uid = Some(recorded.uid.as_str());
     let version = Some(recorded.resource_version.as_str());
-    let (answer, edited) = match replace(client, order, uid, version).await {
+    let (answer, edited) = match replace(client, order, uid, version, false).await {
         // The server says 409 both for another resourceVersion and for another uid; without a
         // resourceVersion only the uid is left to differ.
-        Err(error) if is_code(&error, 409) => (replace(client, order, uid, None).await, true),
+        Err(error) if is_code(&error, 409) => {
+            (replace(client, order, uid, None, false).await, true)
+        }
         answer => (answer, false),
     };
     match answer {
@@ -309,11 +327,12 @@ async fn replace(
     order: &SecretOrder<'_>,
     uid: Option<&str>,
     resource_version: Option<&str>,
+    dry_run: bool,
 ) -> Result<ObjectMeta, kube::Error> {
     let secret = order.secret(uid, resource_version);
     let body = serde_json::to_vec(&secret).map_err(kube::Error::SerdeError)?;
     let request = Request::new(path(order.namespace))
-        .replace(order.name, &params(false), body)
+        .replace(order.name, &params(dry_run), body)
         .map_err(kube::Error::BuildRequest)?;
     send(client, request).await
 }

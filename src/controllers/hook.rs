@@ -20,6 +20,8 @@ use crate::callout::Calls;
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::{Caches, observe};
 use crate::cluster::{Class, Error};
+use crate::decide::mend;
+use crate::decide::seen::Secrets;
 use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
 use crate::metrics::Metrics;
 
@@ -50,6 +52,8 @@ pub struct Context {
     pub backoff: Backoff<ObjectRef<KrakeHook>>,
     /// When this process injected, by hook; to notice a quarrel with another field manager.
     pub injections: Mutex<HashMap<String, Vec<Timestamp>>>,
+    /// When this process last asked about Secrets, by hook.
+    pub asked: Mutex<HashMap<String, Timestamp>>,
 }
 
 /// Runs until `shutdown`.
@@ -79,6 +83,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     let mut seen = observe(&context.writer.client, &context.caches, &hook).await?;
     let uid = seen.hook_uid().to_owned();
     seen.injections = context.injected_lately(&uid, Timestamp::now());
+    seen.secrets = context.may_ask(&uid, Timestamp::now());
     let mut rounds = 0;
     let next = loop {
         let settings = context.settings.borrow().clone();
@@ -132,6 +137,10 @@ impl Context {
                 .start(object.clone(), seen.hook_uid(), order.as_ref().clone());
             return Ok(());
         }
+        if matches!(effect, Effect::AskAboutSecrets) {
+            let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(seen.hook_uid().to_owned(), Timestamp::now());
+        }
         let fact = self.writer.apply(seen, effect).await?;
         match effect {
             Effect::Event(notice) => {
@@ -164,6 +173,15 @@ impl Context {
         })
     }
 
+    /// Whether Secrets may be asked about: not more often than a pod's start takes.
+    fn may_ask(&self, uid: &str, now: Timestamp) -> Secrets {
+        let all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get(uid) {
+            Some(at) if now.duration_since(*at) < mend::PAUSE => Secrets::AskedLately,
+            _ => Secrets::MayBeAsked,
+        }
+    }
+
     fn injected_lately(&self, uid: &str, now: Timestamp) -> Vec<Timestamp> {
         let mut all = self
             .injections
@@ -178,6 +196,10 @@ impl Context {
 
     fn forget(&self, uid: &str) {
         self.calls.forget(uid);
+        self.asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
         self.injections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -199,6 +221,8 @@ fn label(effect: &Effect) -> &'static str {
         Effect::CreateGuard => "CreateGuard",
         Effect::ApplyConfigMap(_) => "ApplyConfigMap",
         Effect::WriteToken { .. } => "WriteToken",
+        Effect::AskAboutSecrets => "AskAboutSecrets",
+        Effect::RenewCertificate { .. } => "RenewCertificate",
         Effect::ApplyCertificate => "ApplyCertificate",
         Effect::WriteStatus(_) => "WriteStatus",
         Effect::ApplyInjection(_) => "ApplyInjection",

@@ -45,6 +45,7 @@ pub fn decide(seen: &Seen, settings: &Settings, now: Timestamp) -> Decision {
         } else {
             plan.presence(workload);
         }
+        plan.mend_secrets(workload);
     } else {
         plan.absence();
     }

@@ -8,6 +8,7 @@
 //! - [`inject`]: what goes into a pod template, and how it is taken out again;
 //! - [`presence`]: the workload is there: provide, inject, arm;
 //! - [`removal`]: the workload is being deleted: ask, wait, release;
+//! - [`mend`]: Secrets that somebody has taken away or edited;
 //! - [`pods`]: which pods count, and which can be called;
 //! - [`hold`]: whether a removal waits, as one table;
 //! - [`farewell`]: what is left to do for a hook that is gone;
@@ -20,6 +21,7 @@ pub mod farewell;
 pub mod hold;
 pub mod hook;
 pub mod inject;
+pub mod mend;
 pub mod pods;
 pub mod presence;
 pub mod removal;

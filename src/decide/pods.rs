@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -154,6 +155,30 @@ pub fn targets(seen: &Seen, call_out: &RememberedCallOut) -> Vec<Target> {
 /// Whether the only pods behind the Service use their node's address, which is never called.
 pub fn only_host_network(seen: &Seen) -> bool {
     !seen.callable.is_empty() && seen.callable.iter().all(uses_host_network)
+}
+
+/// Whether a pod with our entries does not start: a Secret it refers to may be missing.
+pub fn any_cannot_start(seen: &Seen, now: Timestamp, patience: SignedDuration) -> bool {
+    seen.pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod))
+        .filter(|pod| inject::carries_stamp_of(&pod.metadata, seen.hook_uid()))
+        .any(|pod| {
+            let status = pod.status.as_ref();
+            // Images may take their time; what waits for its volumes does so from its start.
+            let long = status
+                .and_then(|s| s.start_time.as_ref())
+                .is_some_and(|start| now.duration_since(start.0) > patience);
+            status
+                .iter()
+                .flat_map(|s| s.container_statuses.iter().flatten())
+                .filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
+                .any(|reason| match reason {
+                    "CreateContainerConfigError" => true,
+                    "ContainerCreating" => long,
+                    _ => false,
+                })
+        })
 }
 
 fn is_finished(pod: &Pod) -> bool {

@@ -64,6 +64,8 @@ pub struct Seen {
     pub namespace_terminating: bool,
     /// What this process knows of its calls for the present request and round.
     pub call: Call,
+    /// What is known of the hook's Secrets, which are never read.
+    pub secrets: Secrets,
     /// When this process injected into the workload lately, oldest first.
     pub injections: Vec<Timestamp>,
     /// The token Secret, written but not yet recorded in the status.
@@ -82,6 +84,23 @@ pub enum Call {
     Open,
     /// The newest one has finished.
     Finished(Attempt),
+}
+
+/// What is known of the hook's Secrets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Secrets {
+    /// They were asked about a moment ago.
+    #[default]
+    AskedLately,
+    /// They may be asked about.
+    MayBeAsked,
+    /// They were asked about just now: whether each is as it was written.
+    Asked {
+        /// The Secret with the token.
+        token: bool,
+        /// The Secret with the certificate.
+        certificate: bool,
+    },
 }
 
 /// Something that was asked for and refused for good until a person acts.
@@ -120,6 +139,13 @@ pub enum Effect {
         derived_for: String,
         /// The Secret as last written, if it was.
         recorded: Option<TokenSecret>,
+    },
+    /// Ask, by dry runs, whether the hook's Secrets are as they were written.
+    AskAboutSecrets,
+    /// Have the certificate issued again: its Secret is gone, or somebody's edit stands in it.
+    RenewCertificate {
+        /// Value of the annotation that asks for it.
+        because: String,
     },
     /// Apply the hook's certificate.
     ApplyCertificate,
@@ -226,6 +252,8 @@ pub enum Fact {
     ConfigMap(Box<ConfigMap>),
     /// The token Secret was written.
     Token(TokenSecret),
+    /// Whether token and certificate Secret are as they were written.
+    Secrets(Secrets),
     /// The certificate is this now.
     Certificate(Box<HookCertificate>),
     /// The workload is this now.
@@ -304,7 +332,13 @@ impl Seen {
             Fact::Guard(guard) => self.guard = Some(*guard),
             Fact::GuardGone => self.guard = None,
             Fact::ConfigMap(config_map) => self.config_map = Some(*config_map),
-            Fact::Token(token) => self.token = Some(token),
+            Fact::Token(token) => {
+                self.token = Some(token);
+                if let Secrets::Asked { token, .. } = &mut self.secrets {
+                    *token = true;
+                }
+            }
+            Fact::Secrets(secrets) => self.secrets = secrets,
             Fact::Certificate(certificate) => self.certificate = Some(*certificate),
             Fact::Workload(workload) => self.workload = Some(*workload),
             Fact::WorkloadGone => self.workload = None,

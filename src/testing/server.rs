@@ -37,6 +37,7 @@ impl World {
                 Ok(Fact::ConfigMap(Box::new(applied)))
             }
             Effect::WriteToken { derived_for, .. } => Ok(self.write_token(seen, derived_for)),
+            Effect::AskAboutSecrets | Effect::RenewCertificate { .. } => Ok(Fact::Nothing),
             Effect::ApplyCertificate => {
                 let object = objects::certificate(seen, guard_of(seen));
                 let applied = self.applied(object, |w| &mut w.certificates)?;

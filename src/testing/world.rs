@@ -292,6 +292,7 @@ impl World {
                 .collect(),
             namespace_terminating: self.namespace_terminating,
             call: Call::None,
+            secrets: crate::decide::seen::Secrets::default(),
             injections: Vec::new(),
             token: None,
             refusal: None,

@@ -1,0 +1,71 @@
+//! Secrets that somebody has taken away or edited are written again.
+//!
+//! We may not read them, and need not watch them: a pod of ours that cannot start is the sign, and a
+//! dry run of a write that tests uid and resourceVersion is the question.
+
+use jiff::SignedDuration;
+use k8s_openapi::api::apps::v1::Deployment;
+
+use super::hook::{Plan, uid_of};
+use super::inject;
+use super::pods::{self, guard_uid};
+use super::seen::{Effect, Refusal, Secrets};
+use crate::api::status::RequestState;
+
+/// How long after a look at a pod that cannot start the next one is due; also how long a pod may
+/// take to start before it counts as one that cannot.
+pub const PAUSE: SignedDuration = SignedDuration::from_secs(20);
+
+impl Plan<'_> {
+    /// A container that restarts during a hold needs its ConfigMap; before, it is provided anyway.
+    fn mend_config_map(&mut self) {
+        let held = self
+            .status
+            .request
+            .as_ref()
+            .is_some_and(|r| r.state == RequestState::Open);
+        let wanted =
+            inject::config_map(self.seen.namespace(), self.seen.hook_name(), self.settings);
+        let data = self.seen.config_map.as_ref().and_then(|c| c.data.as_ref());
+        if held && guard_uid(self.seen).is_some() && data != Some(&wanted) {
+            self.first.push(Effect::ApplyConfigMap(wanted));
+        }
+    }
+
+    /// Writes again what pods cannot start without.
+    pub(super) fn mend_secrets(&mut self, workload: &Deployment) {
+        let Some(recorded) = self.status.token.clone() else {
+            return;
+        };
+        if self.seen.namespace_terminating {
+            return;
+        }
+        if workload.metadata.deletion_timestamp.is_some() {
+            self.mend_config_map();
+        }
+        if !pods::any_cannot_start(self.seen, self.now, PAUSE) {
+            return;
+        }
+        self.look_again_at(self.now + PAUSE);
+        match self.seen.secrets {
+            Secrets::AskedLately => {}
+            Secrets::MayBeAsked => self.first.push(Effect::AskAboutSecrets),
+            Secrets::Asked { token, certificate } => {
+                let taken = matches!(self.seen.refusal, Some(Refusal::SecretTaken { .. }));
+                let workload_uid = uid_of(&workload.metadata);
+                if !token && !taken {
+                    self.first.push(Effect::WriteToken {
+                        derived_for: format!("{}.{workload_uid}", self.settings.key_id),
+                        workload_uid,
+                        recorded: Some(recorded),
+                    });
+                }
+                if !certificate {
+                    self.first.push(Effect::RenewCertificate {
+                        because: format!("secret-lost-{}", self.now.as_second()),
+                    });
+                }
+            }
+        }
+    }
+}
