@@ -68,9 +68,12 @@ compiler:
 
 ## Parts
 
-.PHONY: e2e image install crds cluster cluster-status cluster-down clean
+.PHONY: e2e bench image install crds cluster cluster-status cluster-down clean
 e2e: ## The end-to-end tests alone; ARGS='-- NAME' for some of them
 	@source hack/common.sh && use_cluster && cargo test --locked --test e2e $(ARGS)
+
+bench: ## What an acknowledgement costs, measured; target/bench.json
+	@hack/bench
 
 image: ## target/image/krake-hooks.tar, nothing to do if nothing changed
 	@hack/image

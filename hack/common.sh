@@ -57,3 +57,20 @@ find_kubectl() {
 	export PATH
 	command -v kubectl >/dev/null || "$CLUSTER" build kubectl
 }
+
+# cargo_image SUBCOMMAND...: cargo, with the profile and target directory of the image.
+# The flag is given here and not in a file, since tests and proc macros are linked dynamically;
+# with a target named, build scripts are too.
+cargo_image() {
+	RUSTFLAGS='-C target-feature=+crt-static' cargo "$@" --locked --profile image \
+		--target "$(image_target)" --target-dir "$ROOT/target/image/cargo"
+}
+
+image_target() {
+	rustc -vV | sed -n 's/^host: //p'
+}
+
+# The binary that cargo_image builds.
+operator_binary() {
+	printf '%s\n' "$ROOT/target/image/cargo/$(image_target)/image/krake-hooks"
+}
