@@ -219,6 +219,7 @@ impl Operator {
             backoff: Backoff::new(),
             injections: Mutex::default(),
             asked: Mutex::default(),
+            written: Mutex::default(),
         });
         let changed = WatchStream::from_changes(settings_rx).map(|_| ());
         let called = UnboundedReceiverStream::new(called);

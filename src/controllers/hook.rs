@@ -54,6 +54,15 @@ pub struct Context {
     pub injections: Mutex<HashMap<String, Vec<Timestamp>>>,
     /// When this process last asked about Secrets, by hook.
     pub asked: Mutex<HashMap<String, Timestamp>>,
+    /// Hooks that this process has written and the cache may not have heard of.
+    pub written: Mutex<HashMap<String, Written>>,
+}
+
+/// A hook as last written, and the resourceVersions it has replaced.
+#[derive(Default)]
+pub struct Written {
+    replaced: Vec<String>,
+    latest: Option<Arc<KrakeHook>>,
 }
 
 /// Runs until `shutdown`.
@@ -80,6 +89,7 @@ pub async fn run(
 async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action, Error> {
     context.synced.wait().await;
     let object = ObjectRef::from_obj(hook.as_ref());
+    let hook = context.newest(hook);
     let mut seen = observe(&context.writer.client, &context.caches, &hook).await?;
     let uid = seen.hook_uid().to_owned();
     seen.injections = context.injected_lately(&uid, Timestamp::now());
@@ -160,6 +170,9 @@ impl Context {
             all.entry(seen.hook_uid().to_owned()).or_default().push(now);
             seen.injections.push(now);
         }
+        if let Fact::Hook(hook) = &fact {
+            self.wrote(&seen.hook, hook);
+        }
         seen.absorb(fact);
         Ok(())
     }
@@ -171,6 +184,32 @@ impl Context {
             self.calls
                 .state(seen.hook_uid(), &request.id, request.round)
         })
+    }
+
+    /// The hook as this process has written it, if what the cache says is older than that: a decision
+    /// on it would be refused by the API server anyway.
+    fn newest(&self, cached: Arc<KrakeHook>) -> Arc<KrakeHook> {
+        let mut all = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = cached.uid().unwrap_or_default();
+        let version = cached.resource_version().unwrap_or_default();
+        let newer = all
+            .get(&uid)
+            .filter(|written| written.replaced.contains(&version))
+            .and_then(|written| written.latest.clone());
+        if newer.is_none() {
+            all.remove(&uid);
+        }
+        newer.unwrap_or(cached)
+    }
+
+    fn wrote(&self, old: &KrakeHook, new: &KrakeHook) {
+        let mut all = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = all.entry(new.uid().unwrap_or_default()).or_default();
+        let version = old.resource_version().unwrap_or_default();
+        if new.resource_version().as_ref() != Some(&version) {
+            written.replaced.push(version);
+        }
+        written.latest = Some(Arc::new(new.clone()));
     }
 
     /// Whether Secrets may be asked about: not more often than a pod's start takes.
@@ -196,6 +235,10 @@ impl Context {
 
     fn forget(&self, uid: &str) {
         self.calls.forget(uid);
+        self.written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
         self.asked
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

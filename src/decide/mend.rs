@@ -43,8 +43,11 @@ impl Plan<'_> {
         if workload.metadata.deletion_timestamp.is_some() {
             self.mend_config_map();
         }
-        if !pods::any_cannot_start(self.seen, self.now, PAUSE) {
+        let Some(since) = pods::stuck_since(self.seen, PAUSE) else {
             return;
+        };
+        if self.now < since {
+            return self.look_again_at(since);
         }
         self.look_again_at(self.now + PAUSE);
         match self.seen.secrets {

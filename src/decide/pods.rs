@@ -157,28 +157,31 @@ pub fn only_host_network(seen: &Seen) -> bool {
     !seen.callable.is_empty() && seen.callable.iter().all(uses_host_network)
 }
 
-/// Whether a pod with our entries does not start: a Secret it refers to may be missing.
-pub fn any_cannot_start(seen: &Seen, now: Timestamp, patience: SignedDuration) -> bool {
+/// Since when the pods with our entries that do not start count as stuck, if there are any: a Secret
+/// they refer to may be missing. Images may take their time, so a pod has `patience`; what cannot be
+/// configured does not get better by waiting.
+pub fn stuck_since(seen: &Seen, patience: SignedDuration) -> Option<Timestamp> {
+    let since = |pod: &Pod| {
+        let status = pod.status.as_ref()?;
+        let start = status.start_time.as_ref()?.0;
+        status
+            .container_statuses
+            .iter()
+            .flatten()
+            .filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
+            .filter_map(|reason| match reason {
+                "CreateContainerConfigError" => Some(start),
+                "ContainerCreating" => Some(start + patience),
+                _ => None,
+            })
+            .min()
+    };
     seen.pods
         .iter()
         .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod))
         .filter(|pod| inject::carries_stamp_of(&pod.metadata, seen.hook_uid()))
-        .any(|pod| {
-            let status = pod.status.as_ref();
-            // Images may take their time; what waits for its volumes does so from its start.
-            let long = status
-                .and_then(|s| s.start_time.as_ref())
-                .is_some_and(|start| now.duration_since(start.0) > patience);
-            status
-                .iter()
-                .flat_map(|s| s.container_statuses.iter().flatten())
-                .filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
-                .any(|reason| match reason {
-                    "CreateContainerConfigError" => true,
-                    "ContainerCreating" => long,
-                    _ => false,
-                })
-        })
+        .filter_map(since)
+        .min()
 }
 
 fn is_finished(pod: &Pod) -> bool {

@@ -33,14 +33,15 @@ impl Plan<'_> {
             Reason::NothingHeld,
             "no removal is waiting",
         ));
+        // Before everything that keeps out: whoever was answered 200 has been promised this.
+        if self.completed(workload) {
+            return;
+        }
         if self.hook_deleting() {
             return self.farewell(workload);
         }
         if self.disabled(workload) {
             return self.stand_down(workload);
-        }
-        if self.completed(workload) {
-            return;
         }
         if self.seen.namespace_terminating {
             // Nothing can be created there any more.
@@ -135,39 +136,50 @@ impl Plan<'_> {
         self.disarm();
     }
 
-    /// Whether enough pods have said that the work is complete; if so, its action is taken.
-    fn completed(&mut self, workload: &Deployment) -> bool {
+    /// Whether enough pods have said that the work is complete; noted the first time. An app may say
+    /// so in the middle of a removal, too.
+    pub(super) fn note_completion(&mut self, workload: &Deployment) -> bool {
         let Some(spec) = &self.seen.hook.spec.complete else {
             return false;
         };
         let uid = uid_of(&workload.metadata);
-        if self.status.completion.is_none() {
-            let complete = HookKind::Complete.as_str();
-            let count = self
-                .status
-                .acknowledgements
-                .iter()
-                .filter(|(key, _)| key.split('.').next() == Some(complete))
-                .filter(|(_, ack)| ack.workload_uid == uid && ack.result == AckResult::Success)
-                .count();
-            if count == 0 {
-                return false;
-            }
-            self.status.completion = Some(Completion {
-                workload_uid: uid.clone(),
-                template_hash: self.plain_template_hash(workload),
-                at: whole(self.now),
-                action: spec.action,
-            });
-            let message = format!("{} pod(s) said that the work is complete", count);
-            let entry = self.entry(Outcome::Completed, &message);
-            self.remember(entry);
-            self.notice(
-                false,
-                "Completed",
-                format!("{message}; the workload is deleted"),
-            );
+        if self.status.completion.is_some() {
+            return true;
         }
+        let complete = HookKind::Complete.as_str();
+        let count = self
+            .status
+            .acknowledgements
+            .iter()
+            .filter(|(key, _)| key.split('.').next() == Some(complete))
+            .filter(|(_, ack)| ack.workload_uid == uid && ack.result == AckResult::Success)
+            .count();
+        if count == 0 {
+            return false;
+        }
+        self.status.completion = Some(Completion {
+            workload_uid: uid,
+            template_hash: self.plain_template_hash(workload),
+            at: whole(self.now),
+            action: spec.action,
+        });
+        let message = format!("{count} pod(s) said that the work is complete");
+        let entry = self.entry(Outcome::Completed, &message);
+        self.remember(entry);
+        self.notice(
+            false,
+            "Completed",
+            format!("{message}; the workload is deleted"),
+        );
+        true
+    }
+
+    /// Whether enough pods have said that the work is complete; if so, its action is taken.
+    fn completed(&mut self, workload: &Deployment) -> bool {
+        if !self.note_completion(workload) {
+            return false;
+        }
+        let uid = uid_of(&workload.metadata);
         self.status.phase = Some(Phase::Completed);
         let message = format!("{} ran to completion", spec_name(self));
         self.find(Finding::no(

@@ -32,6 +32,7 @@ impl Plan<'_> {
         self.keep(ConditionType::Injected);
         self.keep(ConditionType::CertificateReady);
         self.note_deletion(workload);
+        self.note_completion(workload);
         let question = self.question(workload);
         match question.answer(self.now) {
             Hold::Arm | Hold::Disarm | Hold::Leave => self.let_go(workload),

@@ -224,6 +224,16 @@ pub const STORIES: &[Story] = &[
         end: "trainer: Completed [\"Completed\"]; 1 guards",
     },
     Story {
+        name: "completed in the middle of a hold",
+        steps: &[workload, hook, foreground, complete],
+        end: "trainer: Completed [\"Completed\"]; 1 guards",
+    },
+    Story {
+        name: "completed while the hook is deleted",
+        steps: &[workload, hook, delete_hook, complete],
+        end: "",
+    },
+    Story {
         name: "completed, created again",
         steps: &[workload, hook, complete, workload],
         end: "trainer: Armed [\"Completed\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
