@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 
 use super::backoff::{Backoff, Reopen};
 use super::synced::Waiter;
@@ -48,7 +48,7 @@ pub async fn run(
         watcher::Config::default(),
     )
     .backoff(Reopen::default())
-    .touched_objects();
+    .try_filter_map(|event| std::future::ready(Ok(going(event))));
     let guards = Api::<HookGuard>::all(watches.clone());
     Controller::new(guards, watcher::Config::default())
         .with_config(Config::default().concurrency(4))
@@ -61,6 +61,16 @@ pub async fn run(
         .run(reconcile, on_error, context)
         .for_each(|_| std::future::ready(()))
         .await;
+}
+
+/// The hook, if it is on its way out. Each acknowledgement changes a hook, and a guard's reconcile
+/// reads: those of hooks that stay are not for us.
+fn going<K: Resource>(event: watcher::Event<K>) -> Option<K> {
+    match event {
+        watcher::Event::Delete(hook) => Some(hook),
+        watcher::Event::Apply(hook) if hook.meta().deletion_timestamp.is_some() => Some(hook),
+        _ => None,
+    }
 }
 
 async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Action, Error> {
@@ -114,4 +124,28 @@ fn on_error(guard: Arc<HookGuard>, error: &Error, context: Arc<Context>) -> Acti
         tracing::warn!(guard = guard.name_any(), %error, "will try again");
     }
     Action::requeue(context.backoff.after(guard.name_any(), class))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    #[test]
+    fn only_a_hook_that_goes_wakes_its_guard() {
+        let stays = testing::hook("ml", "trainer");
+        let mut leaves = stays.clone();
+        leaves.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        for (event, wakes) in [
+            (watcher::Event::Apply(stays.clone()), false),
+            (watcher::Event::InitApply(stays.clone()), false),
+            (watcher::Event::Apply(leaves), true),
+            // Its finalizer was taken by somebody before.
+            (watcher::Event::Delete(stays), true),
+        ] {
+            let said = format!("{event:?}");
+            assert_eq!(going(event).is_some(), wakes, "{said}");
+        }
+    }
 }
