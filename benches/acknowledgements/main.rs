@@ -25,8 +25,8 @@ use operator::Operator;
 use report::{Goal, Report, median};
 use stage::{Kinds, Stage, Subject};
 
-/// Each measurement takes this long, so that all of them are done in less than four minutes.
-const WINDOW: Duration = Duration::from_secs(3);
+/// Each measurement takes this long, so that all of them fit into some minutes.
+const WINDOW: Duration = Duration::from_secs(2);
 /// Endpoint and raw take turns this often.
 const TURNS: usize = 3;
 const CONNECTIONS: [usize; 3] = [1, 8, 32];
