@@ -20,6 +20,7 @@ use hyper_util::rt::TokioExecutor;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::reflector::ObjectRef;
+use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::api::KrakeHook;
@@ -133,8 +134,36 @@ impl Caller {
     }
 }
 
+/// Why there was no answer.
+#[derive(Debug, Error)]
+enum CallError {
+    /// The path is none that HTTP knows; an earlier schema let it pass.
+    #[error("not a request: {0}")]
+    Request(#[from] hyper::http::Error),
+    /// The way to the pod.
+    #[error(transparent)]
+    Client(#[from] hyper_util::client::legacy::Error),
+}
+
+impl CallError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Request(_) => "BadPath",
+            Self::Client(error) if error.is_connect() => "ConnectFailed",
+            Self::Client(_) => "NoAnswer",
+        }
+    }
+}
+
 fn set(known: &Mutex<HashMap<String, Known>>, hook_uid: &str, order: &CallOutOrder, call: Call) {
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    // A call of an earlier round that ends late says nothing about this one.
+    if known
+        .get(hook_uid)
+        .is_some_and(|known| known.request == order.request && known.round > order.round)
+    {
+        return;
+    }
     known.insert(
         hook_uid.to_owned(),
         Known {
@@ -149,14 +178,8 @@ async fn call(client: Client<HttpConnector, Empty<Bytes>>, order: Order) -> (Ord
     let code = match tokio::time::timeout(ANSWER_WITHIN, put(&client, &order)).await {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            let connecting = error.is_connect();
             tracing::debug!(hook = %order.hook, pod = order.order.pod, %error, "call failed");
-            if connecting {
-                "ConnectFailed"
-            } else {
-                "NoAnswer"
-            }
-            .to_owned()
+            error.code().to_owned()
         }
         Err(_) => "Timeout".to_owned(),
     };
@@ -172,7 +195,7 @@ async fn call(client: Client<HttpConnector, Empty<Bytes>>, order: Order) -> (Ord
 async fn put(
     client: &Client<HttpConnector, Empty<Bytes>>,
     order: &Order,
-) -> Result<String, hyper_util::client::legacy::Error> {
+) -> Result<String, CallError> {
     let to = &order.order;
     let address = SocketAddr::new(to.address, to.port);
     let namespace = order.hook.namespace.as_deref().unwrap_or_default();
@@ -185,8 +208,7 @@ async fn put(
             "User-Agent",
             concat!("krake-hooks/", env!("CARGO_PKG_VERSION")),
         )
-        .body(Empty::new())
-        .expect("address and headers are valid; the path is checked by the schema");
+        .body(Empty::new())?;
     let response = client.request(request).await?;
     Ok(response.status().as_u16().to_string())
 }

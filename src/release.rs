@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::api::{HookGuard, KrakeHook, names};
 use crate::cluster::apply::Writer;
 use crate::cluster::{self, connect, remains};
-use crate::decide::seen::Named;
+use crate::decide::seen::{Named, has_finalizer};
 use crate::decide::{Effect, farewell, inject};
 
 /// Why not everything was released.
@@ -143,7 +143,7 @@ async fn sweep(writer: &Writer) -> Result<usize, ReleaseError> {
                 uid: set.uid().unwrap_or_default(),
             };
             let namespace = set.namespace().unwrap_or_default();
-            left += tried(writer.guard(&namespace, &named, None).await)?;
+            left += tried(writer.unguard(&namespace, &named, None).await)?;
         }
     }
     let workloads: Vec<Deployment> = all(&writer.client).await?;
@@ -160,17 +160,17 @@ async fn sweep(writer: &Writer) -> Result<usize, ReleaseError> {
             left += tried(ejected)?;
         }
     }
-    let canaries: Vec<ConfigMap> = {
-        let api: Api<ConfigMap> = Api::all(writer.client.clone());
-        let found = api
-            .list(&ListParams::default().labels(names::CANARY_LABEL))
-            .await
-            .map_err(cluster::Error::of(cluster::Act::List, "ConfigMaps"))?;
-        found.items
-    };
-    for canary in &canaries {
+    let maps: Vec<PartialObjectMeta<ConfigMap>> = all_metadata(&writer.client).await?;
+    let canaries = maps
+        .into_iter()
+        .map(|map| ConfigMap {
+            metadata: map.metadata,
+            ..ConfigMap::default()
+        })
+        .filter(|map| has_finalizer(&map.metadata, names::CANARY_FINALIZER));
+    for canary in canaries {
         let namespace = canary.namespace().unwrap_or_default();
-        left += tried(writer.drop_canary(&namespace, canary).await)?;
+        left += tried(writer.drop_canary(&namespace, &canary).await)?;
     }
     Ok(left)
 }

@@ -231,7 +231,10 @@ pub struct ShutdownService {
     pub port: Option<IntOrString>,
     /// Path of the request. Default: `/shutdown`.
     #[serde(default = "default_path")]
-    #[schemars(length(min = 1, max = 1024), regex(pattern = "^/[!-~]*$"))]
+    #[schemars(
+        length(min = 1, max = 1024),
+        regex(pattern = "^/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*$")
+    )]
     pub path: String,
     /// Scheme of the request. Default and only value: `HTTP`.
     #[serde(default)]

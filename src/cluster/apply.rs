@@ -70,10 +70,8 @@ impl Writer {
             Effect::CreateGuard => self.create_guard(seen).await,
             Effect::ApplyConfigMap(entries) => {
                 let object = objects::config_map(seen, &guard(seen), &json!(entries));
-                let applied = self
-                    .applied(seen, names::CONTROLLER_MANAGER, &object)
-                    .await?;
-                Ok(Fact::ConfigMap(Box::new(applied)))
+                let applied = self.applied(seen, names::CONTROLLER_MANAGER, &object).await;
+                provided(applied, |config_map| Fact::ConfigMap(Box::new(config_map)))
             }
             Effect::WriteToken {
                 workload_uid,
@@ -100,7 +98,10 @@ impl Writer {
                 let reference = objects::guard_reference(seen.hook_uid(), &guard(seen));
                 self.guard(seen.namespace(), set, Some(reference)).await
             }
-            Effect::Unguard(set) => self.guard(seen.namespace(), set, None).await,
+            Effect::Unguard(set) => {
+                let version = version_of(&seen.replica_sets, set);
+                self.unguard(seen.namespace(), set, version).await
+            }
             Effect::DeleteReplicaSet {
                 replica_set,
                 resource_version,
@@ -299,6 +300,13 @@ impl Writer {
             .await
         {
             Ok(workload) => Ok(Fact::Workload(Box::new(workload))),
+            // Another workload has its name now.
+            Err(error) if error.code() == 422 && said(&error.source).contains("uid") => {
+                Err(Error {
+                    act: Act::Patch,
+                    ..error
+                })
+            }
             Err(error) if matches!(error.code(), 403 | 422) => {
                 Ok(Fact::Refused(Refusal::InjectionRejected {
                     message: said(&error.source),
@@ -308,13 +316,14 @@ impl Writer {
         }
     }
 
+    /// By server-side apply: one that stands there without its labels, by which it is found, gets
+    /// them back.
     async fn create_canary(&self, seen: &Seen, workload_uid: &str) -> Result<Fact, Error> {
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), seen.namespace());
-        let name = names::canary(seen.hook_name(), workload_uid);
-        let canary = self
-            .created(&api, &name, objects::canary(seen, workload_uid))
-            .await?;
-        Ok(Fact::Canary(Box::new(canary)))
+        let canary = objects::canary(seen, workload_uid);
+        let applied = self
+            .applied::<ConfigMap>(seen, names::CONTROLLER_MANAGER, &canary)
+            .await;
+        provided(applied, |canary| Fact::Canary(Box::new(canary)))
     }
 
     async fn remove_canary(&self, seen: &Seen, name: &str) -> Result<Fact, Error> {
@@ -334,11 +343,47 @@ impl Writer {
         if let Some(patch) = without_finalizer(&canary.metadata, names::CANARY_FINALIZER) {
             self.patched(&api, &canary.metadata, patch).await?;
         }
-        self.deleted(&api, &canary.metadata, DeleteParams::background())
-            .await
+        let deleted = self
+            .deleted(&api, &canary.metadata, DeleteParams::background())
+            .await;
+        match deleted {
+            // Without its labels our own policy keeps us from it; without its finalizer it is
+            // nobody's burden.
+            Err(error) if error.code() == 403 => Ok(()),
+            done => done,
+        }
     }
 
-    /// Puts the guard on a ReplicaSet, or takes it off.
+    /// Takes the guard off a ReplicaSet, if it is still as it was seen: another hook's guard may have
+    /// come, or the workload may have gone and left it to the guard alone.
+    pub async fn unguard(
+        &self,
+        namespace: &str,
+        set: &Named,
+        resource_version: Option<&str>,
+    ) -> Result<Fact, Error> {
+        let mut patch = objects::guarded(namespace, &set.name, &set.uid, None);
+        if let Some(version) = resource_version {
+            patch["metadata"]["resourceVersion"] = json!(version);
+        }
+        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace);
+        let parameters = PatchParams::apply(names::GUARD_MANAGER).force();
+        let applied = api
+            .patch_metadata(&set.name, &parameters, &Patch::Apply(patch))
+            .await;
+        match applied {
+            Ok(PartialObjectMeta { metadata, .. }) => Ok(Fact::ReplicaSet(Box::new(metadata))),
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                Ok(Fact::ReplicaSetGone(set.uid.clone()))
+            }
+            Err(source) => Err(Error::of(
+                Act::Patch,
+                format!("guard on ReplicaSet {namespace}/{}", set.name),
+            )(source)),
+        }
+    }
+
+    /// Puts the guard on a ReplicaSet.
     pub async fn guard(
         &self,
         namespace: &str,
@@ -647,6 +692,28 @@ fn without_finalizer(meta: &ObjectMeta, finalizer: &str) -> Option<Value> {
         {"op": "test", "path": path, "value": finalizer},
         {"op": "remove", "path": path},
     ]))
+}
+
+/// What was provided; or that the API server refuses it until a person acts.
+fn provided<T>(applied: Result<T, Error>, fact: impl FnOnce(T) -> Fact) -> Result<Fact, Error> {
+    match applied {
+        Ok(object) => Ok(fact(object)),
+        Err(error) if matches!(error.code(), 403 | 422) => {
+            Ok(Fact::Refused(Refusal::ProvisionRejected {
+                message: said(&error.source),
+                object: error.object,
+            }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// resourceVersion a ReplicaSet was seen with.
+pub(super) fn version_of<'a>(sets: &'a [ObjectMeta], set: &Named) -> Option<&'a str> {
+    sets.iter()
+        .find(|meta| meta.uid.as_deref() == Some(&set.uid))?
+        .resource_version
+        .as_deref()
 }
 
 fn unwritten(error: SecretError) -> Error {

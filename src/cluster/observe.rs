@@ -18,7 +18,7 @@ use super::{Act, Error};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
 use crate::decide::Seen;
 use crate::decide::inject::carries_stamp_of;
-use crate::decide::seen::{Call, Secrets, is_owned_by};
+use crate::decide::seen::{Call, Secrets, has_finalizer, is_owned_by};
 
 /// What watches have heard.
 #[derive(Clone)]
@@ -53,7 +53,9 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
     let object = names::of_hook(&name, &uid);
     let mut seen = Seen {
         rival: rival(caches, hook),
-        workload: workload(client, &namespace, &hook.spec.workload.name).await?,
+        // Read last, below: what a cache says of ReplicaSets must not be younger than this, or the
+        // garbage collector's first step would be seen before the deletion it belongs to.
+        workload: None,
         replica_sets: caches
             .replica_sets
             .state_filter(|set| labelled(&set.metadata))
@@ -103,6 +105,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         refusal: None,
         hook: hook.clone(),
     };
+    seen.workload = workload(client, &namespace, &hook.spec.workload.name).await?;
     let guarded = |set: &ObjectMeta| {
         let guard = seen.guard.as_ref().and_then(|g| g.metadata.uid.as_deref());
         guard.is_some_and(|guard| is_owned_by(set, guard))
@@ -156,19 +159,41 @@ pub async fn pods(client: &Client, namespace: &str, labels: &str) -> Result<Vec<
     Ok(found.items)
 }
 
-/// Canaries of a hook, live.
+/// Canaries of a hook, live: told by finalizer and name, because labels can be taken off.
 pub async fn canaries(
     client: &Client,
     namespace: &str,
+    hook: &str,
     hook_uid: &str,
 ) -> Result<Vec<ConfigMap>, Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let labels = format!("{}={hook_uid}", names::CANARY_LABEL);
     let found = api
-        .list(&ListParams::default().labels(&labels))
+        .list_metadata(&ListParams::default())
         .await
         .map_err(Error::of(Act::List, format!("ConfigMaps in {namespace}")))?;
-    Ok(found.items)
+    Ok(found
+        .items
+        .into_iter()
+        .map(|item| item.metadata)
+        .filter(|meta| is_canary(meta, hook, hook_uid))
+        .map(|metadata| ConfigMap {
+            metadata,
+            ..ConfigMap::default()
+        })
+        .collect())
+}
+
+fn is_canary(meta: &ObjectMeta, hook: &str, hook_uid: &str) -> bool {
+    let named = meta
+        .name
+        .as_deref()
+        .and_then(|name| name.strip_prefix(&format!("{hook}-canary-")))
+        .is_some_and(|end| end.len() == 8);
+    has_finalizer(meta, names::CANARY_FINALIZER)
+        && match label(meta, names::CANARY_LABEL) {
+            Some(uid) => uid == hook_uid,
+            None => named,
+        }
 }
 
 /// Label selector of a hook's ReplicaSets and pods.
@@ -198,7 +223,7 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
     let (sets, own, canaries, callable) = futures::try_join!(
         replica_sets(client, &namespace, &hook),
         pods(client, &namespace, &labels),
-        canaries(client, &namespace, &uid),
+        canaries(client, &namespace, &hook, &uid),
         async {
             match &selector {
                 Some(selector) => pods(client, &namespace, selector).await,

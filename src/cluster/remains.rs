@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::Api;
 use kube::{Client, ResourceExt};
 
-use super::apply::Writer;
+use super::apply::{Writer, version_of};
 use super::observe::{Caches, canaries, hook_selector, pods, replica_sets, workload};
 use super::{Act, Error};
 use crate::api::{HookGuard, KrakeHook, names};
@@ -50,7 +50,7 @@ pub async fn look(client: &Client, guard: &HookGuard) -> Result<Remains, Error> 
         workload(client, namespace, &guard.spec.workload.name),
         replica_sets(client, namespace, &hook.name),
         pods(client, namespace, &labels),
-        canaries(client, namespace, &hook.uid),
+        canaries(client, namespace, &hook.name, &hook.uid),
     )?;
     Ok(Remains {
         guard: guard.clone(),
@@ -71,7 +71,8 @@ pub async fn apply(writer: &Writer, remains: &Remains, effect: &Effect) -> Resul
                 .await?;
         }
         Effect::Unguard(set) => {
-            writer.guard(namespace, set, None).await?;
+            let version = version_of(&remains.replica_sets, set);
+            writer.unguard(namespace, set, version).await?;
         }
         Effect::DeleteReplicaSet {
             replica_set,

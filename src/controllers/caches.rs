@@ -1,6 +1,6 @@
 //! The watches, each once, and which hook a change belongs to.
 
-use futures::{Stream, StreamExt, future};
+use futures::{Stream, StreamExt, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -9,6 +9,8 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::backoff::Reopen;
 use super::synced::{Synced, Waiter};
@@ -58,7 +60,19 @@ pub fn watches(client: &Client) -> Watches {
         .backoff(Reopen::default())
         .modify(slim)
         .reflect(hook_writer);
-    let hooks = synced.counting(hooks).touched_objects().boxed();
+    // A hook that goes leaves its workload to the next one, which nothing else would tell.
+    let (heirs, heir_rx) = mpsc::unbounded_channel();
+    let siblings = by_rival(&caches.hooks);
+    let hooks = synced
+        .counting(hooks)
+        .inspect_ok(move |event| {
+            if let watcher::Event::Delete(hook) = event {
+                // Nobody listens any more only when the process ends.
+                let _ = heirs.send(siblings(hook));
+            }
+        })
+        .touched_objects()
+        .boxed();
     let labelled = || everything().labels(names::HOOK_LABEL);
     let ours = || {
         everything().labels(&format!(
@@ -144,6 +158,7 @@ pub fn watches(client: &Client) -> Watches {
             .reflect(namespace_writer),
             by_namespace(&caches.hooks),
         ),
+        UnboundedReceiverStream::new(heir_rx).boxed(),
     ])
     .boxed();
     Watches {
@@ -194,6 +209,19 @@ fn matching(
         .iter()
         .map(|hook| ObjectRef::from_obj(hook.as_ref()))
         .collect()
+}
+
+/// Other hooks for the same workload.
+fn by_rival(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&KrakeHook) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    move |gone| {
+        matching(&hooks, |hook| {
+            hook.metadata.namespace == gone.metadata.namespace
+                && hook.spec.workload == gone.spec.workload
+        })
+    }
 }
 
 fn by_workload(

@@ -164,6 +164,10 @@ impl<'a> Plan<'a> {
             let entry = self.entry(Outcome::Skipped, message);
             self.remember(entry);
         }
+        if let Some(last) = self.status.workload.clone() {
+            // Answered while the workload went: what is left of it is the receipt.
+            self.note_completion_of(&last.uid, String::new());
+        }
         let completed = self.status.completion.as_ref().map(|done| done.at.0);
         let (reason, message) = match completed {
             Some(at) => {
@@ -253,6 +257,11 @@ impl<'a> Plan<'a> {
             if controller.is_some_and(|uid| !gone(uid)) {
                 continue;
             }
+            // While its workload lives, a set without controller is somebody's wish (a label was
+            // changed), or the first sign of a deletion that is seen in a moment.
+            if controller.is_none() && present.is_some() && canaries.is_empty() {
+                continue;
+            }
             settled = false;
             let adopted = controller.is_some_and(|uid| last_uid.is_none_or(|w| w.uid != uid));
             if adopted || orphaned {
@@ -275,9 +284,14 @@ impl<'a> Plan<'a> {
     }
 
     fn finish(mut self) -> Decision {
+        // Guards depend on nothing that is yet to be written, and must not wait for it.
+        let (mut effects, then): (Vec<_>, Vec<_>) = std::mem::take(&mut self.then)
+            .into_iter()
+            .partition(|effect| matches!(effect, Effect::Guard(_)));
         if !self.first.is_empty() {
+            effects.extend(self.first);
             return Decision {
-                effects: self.first,
+                effects,
                 next: Next::AwaitChange,
             };
         }
@@ -297,12 +311,11 @@ impl<'a> Plan<'a> {
         self.status
             .conditions
             .dedup_by(|later, earlier| later.type_ == earlier.type_);
-        let mut effects = Vec::new();
         if self.seen.hook.status.as_ref() != Some(&self.status) {
             effects.push(Effect::WriteStatus(Box::new(self.status)));
             effects.extend(self.notices);
         }
-        effects.extend(self.then);
+        effects.extend(then);
         Decision {
             effects,
             next: self.next,
@@ -396,7 +409,7 @@ pub(super) fn close(request: &mut ShutdownRequest, outcome: Outcome, message: &s
 
 /// Whether what became of a canary tells that dependents are left alone.
 pub(super) fn is_left_alone(canary: &ObjectMeta) -> bool {
-    canary.deletion_timestamp.is_none() && canary.owner_references.iter().flatten().count() == 0
+    canary.owner_references.iter().flatten().count() == 0
 }
 
 pub(super) fn named(meta: &ObjectMeta) -> Named {

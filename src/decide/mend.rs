@@ -1,7 +1,8 @@
 //! Secrets that somebody has taken away or edited are written again.
 //!
 //! We may not read them, and need not watch them: a pod of ours that cannot start is the sign, and a
-//! dry run of a write that tests uid and resourceVersion is the question.
+//! dry run of a write that tests uid and resourceVersion is the question. Mending comes last: nothing
+//! that a removal needs waits for it.
 
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -27,8 +28,9 @@ impl Plan<'_> {
         let wanted =
             inject::config_map(self.seen.namespace(), self.seen.hook_name(), self.settings);
         let data = self.seen.config_map.as_ref().and_then(|c| c.data.as_ref());
-        if held && guard_uid(self.seen).is_some() && data != Some(&wanted) {
-            self.first.push(Effect::ApplyConfigMap(wanted));
+        let refused = matches!(self.seen.refusal, Some(Refusal::ProvisionRejected { .. }));
+        if held && !refused && guard_uid(self.seen).is_some() && data != Some(&wanted) {
+            self.then.push(Effect::ApplyConfigMap(wanted));
         }
     }
 
@@ -52,19 +54,19 @@ impl Plan<'_> {
         self.look_again_at(self.now + PAUSE);
         match self.seen.secrets {
             Secrets::AskedLately => {}
-            Secrets::MayBeAsked => self.first.push(Effect::AskAboutSecrets),
+            Secrets::MayBeAsked => self.then.push(Effect::AskAboutSecrets),
             Secrets::Asked { token, certificate } => {
                 let taken = matches!(self.seen.refusal, Some(Refusal::SecretTaken { .. }));
                 let workload_uid = uid_of(&workload.metadata);
                 if !token && !taken {
-                    self.first.push(Effect::WriteToken {
+                    self.then.push(Effect::WriteToken {
                         derived_for: format!("{}.{workload_uid}", self.settings.key_id),
                         workload_uid,
                         recorded: Some(recorded),
                     });
                 }
                 if !certificate {
-                    self.first.push(Effect::RenewCertificate {
+                    self.then.push(Effect::RenewCertificate {
                         because: format!("secret-lost-{}", self.now.as_second()),
                     });
                 }

@@ -61,13 +61,10 @@ pub fn injected(seen: &Seen, workload: &Deployment, stamp: &str) -> (usize, usiz
     (current, usize::try_from(all.unwrap_or(0)).unwrap_or(0))
 }
 
-/// Uid of the hook's guard, unless it is going.
+/// Uid of the hook's guard. One that somebody deletes is still a guard: our finalizer keeps it, and
+/// the garbage collector counts it.
 pub fn guard_uid(seen: &Seen) -> Option<&str> {
-    let guard = seen.guard.as_ref()?;
-    if guard.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
-    guard.metadata.uid.as_deref()
+    seen.guard.as_ref()?.metadata.uid.as_deref()
 }
 
 /// How the app is to be called, from the spec and the Service as it is now; or why it cannot be.

@@ -12,6 +12,7 @@ use super::inject::{self, Injection};
 use super::pods::{self, guard_uid};
 use super::seen::{Effect, Refusal, controller_of, has_finalizer, is_owned_by};
 use crate::api::condition::{self, ConditionType, Finding, Reason};
+use crate::api::krake_hook::CompleteAction;
 use crate::api::status::{AckResult, Completion, Outcome, Phase};
 use crate::api::{HookKind, names};
 
@@ -49,6 +50,10 @@ impl Plan<'_> {
                 Reason::WorkloadDeleting,
                 "the namespace is being deleted; Kubernetes waits for nobody there",
             );
+        }
+        if self.is_held(workload) {
+            // Whatever becomes of the rest.
+            self.guard_replica_sets(workload);
         }
         if !self.provide(workload) {
             return;
@@ -130,22 +135,26 @@ impl Plan<'_> {
             message.clone(),
         ));
         self.find(Finding::no(ConditionType::Armed, Reason::Disabled, message));
+        // The finalizer goes last: a deletion in between must find everything, or nothing.
+        self.disarm();
         if inject::is_touched(workload) {
             self.eject(workload);
         }
-        self.disarm();
     }
 
     /// Whether enough pods have said that the work is complete; noted the first time. An app may say
     /// so in the middle of a removal, too.
     pub(super) fn note_completion(&mut self, workload: &Deployment) -> bool {
-        let Some(spec) = &self.seen.hook.spec.complete else {
-            return false;
-        };
-        let uid = uid_of(&workload.metadata);
+        let template = self.plain_template_hash(workload);
+        self.note_completion_of(&uid_of(&workload.metadata), template)
+    }
+
+    /// The same for a workload that may be gone already.
+    pub(super) fn note_completion_of(&mut self, uid: &str, template_hash: String) -> bool {
         if self.status.completion.is_some() {
             return true;
         }
+        // Asked of the acknowledgement, not of the spec: whoever was answered 200 has been promised it.
         let complete = HookKind::Complete.as_str();
         let count = self
             .status
@@ -158,10 +167,10 @@ impl Plan<'_> {
             return false;
         }
         self.status.completion = Some(Completion {
-            workload_uid: uid,
-            template_hash: self.plain_template_hash(workload),
+            workload_uid: uid.to_owned(),
+            template_hash,
             at: whole(self.now),
-            action: spec.action,
+            action: CompleteAction::Delete,
         });
         let message = format!("{count} pod(s) said that the work is complete");
         let entry = self.entry(Outcome::Completed, &message);
@@ -227,6 +236,13 @@ impl Plan<'_> {
                 derived_for,
                 recorded,
             });
+        }
+        if let Some(Refusal::ProvisionRejected { object, message }) = &self.seen.refusal {
+            self.first.clear();
+            self.look_again_at(self.now + AFTER_REFUSAL);
+            let message = format!("the API server refuses {object}: {message}");
+            self.refuse(Reason::Rejected, &message);
+            return false;
         }
         if self.settings.tls && !self.certificate_is_as_wanted() {
             self.first.push(Effect::ApplyCertificate);
@@ -309,6 +325,9 @@ impl Plan<'_> {
         if !in_place && self.was_rejected() {
             return self.try_again(workload, injection, wants_hold);
         }
+        if !wants_hold {
+            self.disarm();
+        }
         if !in_place {
             if let Some(at) = self.contested(workload) {
                 self.look_again_at(at);
@@ -319,12 +338,7 @@ impl Plan<'_> {
         }
         let service = self.call_out();
         let injected = in_place && self.report_injected(workload, injection);
-        let armed = if wants_hold {
-            self.arm(workload) && injected
-        } else {
-            self.disarm();
-            true
-        };
+        let armed = !wants_hold || (self.arm(workload) && injected);
         let was_armed = condition::is_true(&self.status.conditions, ConditionType::Armed);
         if wants_hold {
             let message = "finalizer, guards and canary are in place; a removal will wait";
@@ -448,7 +462,10 @@ impl Plan<'_> {
         let updated = status.and_then(|s| s.updated_replicas).unwrap_or(0);
         // The first time, the Deployment controller must have seen the new template: before that,
         // its count of pods may still be the old one, and match by accident.
-        let rolled = before || (observed && usize::try_from(updated).unwrap_or(0) == all);
+        let desired = workload.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+        // A `Recreate` passes through no pod at all.
+        let begun = all > 0 || desired == 0;
+        let rolled = before || (begun && observed && usize::try_from(updated).unwrap_or(0) == all);
         let injected = rolled && current >= all;
         let message = format!("{current} of {all} pods have token, URL and certificate");
         self.find(if injected {
@@ -483,6 +500,13 @@ impl Plan<'_> {
                 && is_owned_by(&c.metadata, &uid)
         });
         if held && !watched {
+            // One that somebody deletes stands there by its finalizer alone, and is of no use.
+            if self.seen.canaries.iter().any(|c| {
+                c.metadata.name.as_deref() == Some(&canary)
+                    && c.metadata.deletion_timestamp.is_some()
+            }) {
+                self.then.push(Effect::RemoveCanary { name: canary });
+            }
             self.then.push(Effect::CreateCanary { workload_uid: uid });
         }
         held && guarded && watched
@@ -490,7 +514,7 @@ impl Plan<'_> {
 
     /// Puts the guard on every ReplicaSet of the workload that lacks it. True when none does, and
     /// every live pod's ReplicaSet is among them.
-    fn guard_replica_sets(&mut self, workload: &Deployment) -> bool {
+    pub(super) fn guard_replica_sets(&mut self, workload: &Deployment) -> bool {
         let Some(guard) = guard_uid(self.seen).map(ToOwned::to_owned) else {
             return false;
         };
@@ -505,7 +529,7 @@ impl Plan<'_> {
             .filter(|set| set.deletion_timestamp.is_none())
             .filter(|set| controller_of(set).is_some_and(|owner| owner.uid == uid))
             .collect();
-        let lacking: Vec<_> = own
+        let mut lacking: Vec<_> = own
             .iter()
             .filter(|set| !is_owned_by(set, &guard))
             .map(|set| Effect::Guard(named(set)))
@@ -523,6 +547,7 @@ impl Plan<'_> {
                     .any(|set| set.uid.as_deref() == Some(&owner.uid))
             });
         let complete = lacking.is_empty() && all_known;
+        lacking.retain(|effect| !self.then.contains(effect));
         self.then.extend(lacking);
         complete
     }
@@ -552,8 +577,19 @@ impl Plan<'_> {
             .status
             .acknowledgements
             .iter()
-            .filter(|(_, ack)| {
-                ack.workload_uid != uid
+            .filter(|(key, ack)| {
+                let failed_for_good = ack.result == AckResult::Failure
+                    && ack.request.is_none()
+                    && key.split_once('.').is_some_and(|(_, pod)| {
+                        pod != "anonymous"
+                            && !self
+                                .seen
+                                .pods
+                                .iter()
+                                .any(|p| p.metadata.uid.as_deref() == Some(pod))
+                    });
+                failed_for_good
+                    || ack.workload_uid != uid
                     || ack.request.as_deref().is_some_and(|id| Some(id) != request)
             })
             .filter_map(|(key, ack)| Some((key.clone(), serde_json::to_value(ack).ok()?)))

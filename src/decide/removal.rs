@@ -34,7 +34,12 @@ impl Plan<'_> {
         self.note_deletion(workload);
         self.note_completion(workload);
         let question = self.question(workload);
-        match question.answer(self.now) {
+        let answer = question.answer(self.now);
+        if !matches!(answer, Hold::Release(..) | Hold::Leave) {
+            // A second deletion of another cascade may come while this one waits.
+            self.guard_replica_sets(workload);
+        }
+        match answer {
             Hold::Arm | Hold::Disarm | Hold::Leave => self.let_go(workload),
             Hold::Open => self.open(workload),
             Hold::TakeOver => self.take_over(),
@@ -346,7 +351,7 @@ impl Plan<'_> {
             code if is_delivered(code) => {
                 self.notice(false, "AppCalled", format!("pod {pod} was asked to shut down"));
             }
-            "404" | "405" => self.notice(
+            "404" | "405" | "BadPath" => self.notice(
                 true,
                 "ShutdownServiceRefused",
                 format!(
@@ -510,7 +515,7 @@ impl Plan<'_> {
         let refused = request
             .last_attempt
             .as_ref()
-            .filter(|a| matches!(a.code.as_str(), "404" | "405"))
+            .filter(|a| matches!(a.code.as_str(), "404" | "405" | "BadPath"))
             .map(|a| a.code.clone());
         let message = format!(
             "Deployment {name} is being deleted; waiting for the app's acknowledgement until {until}, round {} of {}",
@@ -565,5 +570,5 @@ fn is_delivered(code: &str) -> bool {
 }
 
 fn is_final(code: &str) -> bool {
-    is_delivered(code) || matches!(code, "404" | "405")
+    is_delivered(code) || matches!(code, "404" | "405" | "BadPath")
 }

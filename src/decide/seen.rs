@@ -113,6 +113,13 @@ pub enum Refusal {
         /// What the API server said.
         message: String,
     },
+    /// The API server refuses what pods need.
+    ProvisionRejected {
+        /// What was to be written.
+        object: String,
+        /// What the API server said.
+        message: String,
+    },
     /// The API server refuses the change to the workload.
     InjectionRejected {
         /// What the API server said.

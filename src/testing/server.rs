@@ -46,9 +46,8 @@ impl World {
             Effect::WriteStatus(status) => self.write_status(seen, status),
             Effect::ApplyInjection(patch) => self.inject(patch),
             Effect::CreateCanary { workload_uid } => {
-                let name = names::canary(seen.hook_name(), workload_uid);
                 let object = objects::canary(seen, workload_uid);
-                let canary = self.made(&name, object, |w| &mut w.config_maps);
+                let canary = self.applied(object, |w| &mut w.config_maps);
                 canary.map(|canary| Fact::Canary(Box::new(canary)))
             }
             Effect::RemoveCanary { name } => {

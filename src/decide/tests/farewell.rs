@@ -120,8 +120,9 @@ fn line_by_line() {
             "the workload is gone: what only the guard kept goes, too",
             |r| {
                 r.replica_sets = vec![guarded().meta()];
-                let canary = build::canary(NAME, WORKLOAD).deleting();
-                r.canaries = vec![canary.config_map()];
+                // The garbage collector deletes it, and leaves the reference to what is gone.
+                let canary = build::canary(NAME, WORKLOAD).owner("Deployment", WORKLOAD);
+                r.canaries = vec![canary.deleting().config_map()];
             },
             vec![delete()],
         ),

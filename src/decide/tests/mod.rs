@@ -2,9 +2,11 @@
 
 mod convergence;
 mod farewell;
+mod faults;
 mod forbidden;
 mod injection;
 mod operator;
 mod pods;
+
 mod stories;
 mod told;
