@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt;
 use kube::api::ListParams;
 use serde_json::json;
@@ -27,6 +27,8 @@ pub fn stories() -> Vec<Story> {
         a_user_who_sets_krake_token_keeps_it,
         a_second_hook_for_a_workload_touches_nothing,
         secrets_that_a_tenant_deletes_are_written_again,
+        config_maps_that_a_tenant_deletes_come_back_and_a_removal_waits,
+        a_guard_that_an_admin_deletes_still_holds,
     ]
 }
 
@@ -105,6 +107,70 @@ async fn secrets_that_a_tenant_deletes_are_written_again(stage: Stage) {
     let app = stage.app("app").await;
     stage.delete_deployment("app", "background").await;
     app.called(1).await;
+    app.acknowledge(HookKind::Shutdown).await.counts();
+    stage.ended("app", Outcome::Acknowledged).await;
+}
+
+async fn config_maps_that_a_tenant_deletes_come_back_and_a_removal_waits(stage: Stage) {
+    let armed = stage.armed_app(json!({"timeoutSeconds": 120})).await;
+    let pods = [armed.app.uid.clone()];
+    let uids = || async {
+        let maps = stage.all::<ConfigMap>().list(&ListParams::default()).await;
+        let maps = maps.expect("ConfigMaps can be listed");
+        let uids: Vec<String> = maps.iter().filter_map(ResourceExt::uid).collect();
+        uids
+    };
+    let before = uids().await;
+    stage
+        .kubectl(&["delete", "configmap", "--all", "--wait=false"])
+        .await;
+    until("ConfigMap and canary are there anew", SOON, async || {
+        let maps = stage.all::<ConfigMap>().list(&ListParams::default()).await;
+        let maps = maps.map_err(|error| error.to_string())?;
+        let new = maps.iter().filter(|map| {
+            map.name_any().starts_with("app-")
+                && map.metadata.deletion_timestamp.is_none()
+                && !before.contains(&map.uid().unwrap_or_default())
+        });
+        match new.count() {
+            2 => Ok(()),
+            count => Err(format!("{count} of 2")),
+        }
+    })
+    .await;
+    stage.await_condition("app", ConditionType::Armed).await;
+    stage.delete_deployment("app", "foreground").await;
+    armed.app.called(1).await;
+    armed
+        .pods
+        .stay_untouched(&pods, Duration::from_secs(3))
+        .await;
+    armed.app.acknowledge(HookKind::Shutdown).await.counts();
+    stage.ended("app", Outcome::Acknowledged).await;
+}
+
+async fn a_guard_that_an_admin_deletes_still_holds(stage: Stage) {
+    let armed = stage.armed_app(json!({"timeoutSeconds": 120})).await;
+    let hook = stage.hook("app").await.expect("the hook is there");
+    let guard = stage.guard(&hook).await.expect("its guard is there");
+    stage
+        .kubectl(&["delete", "hookguard", &guard.name_any(), "--wait=false"])
+        .await;
+    // A new ReplicaSet is guarded by it, too.
+    stage
+        .kubectl(&["set", "env", "deployment/app", "ROLLED=yes"])
+        .await;
+    stage
+        .kubectl(&["rollout", "status", "deployment/app", "--timeout=60s"])
+        .await;
+    stage.await_condition("app", ConditionType::Armed).await;
+    let app = stage.app("app").await;
+    stage.delete_deployment("app", "foreground").await;
+    app.called(1).await;
+    armed
+        .pods
+        .stay_untouched(&[app.uid.clone()], Duration::from_secs(3))
+        .await;
     app.acknowledge(HookKind::Shutdown).await.counts();
     stage.ended("app", Outcome::Acknowledged).await;
 }
