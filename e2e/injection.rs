@@ -169,7 +169,7 @@ async fn a_guard_that_an_admin_deletes_still_holds(stage: Stage) {
     app.called(1).await;
     armed
         .pods
-        .stay_untouched(&[app.uid.clone()], Duration::from_secs(3))
+        .stay_untouched(std::slice::from_ref(&app.uid), Duration::from_secs(3))
         .await;
     app.acknowledge(HookKind::Shutdown).await.counts();
     stage.ended("app", Outcome::Acknowledged).await;
