@@ -38,7 +38,7 @@ fmt: ## Formatting
 	$(call say,cargo fmt --check)
 	@cargo fmt --check
 
-shell: ## Shell scripts, where shellcheck is installed
+shell: ## Shell scripts
 	$(call say,shellcheck)
 	@hack/shellcheck
 
