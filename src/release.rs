@@ -6,20 +6,19 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
-use kube::core::PartialObjectMeta;
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::{Client, ResourceExt};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::api::{HookGuard, KrakeHook, names};
+use crate::api::{DependentKind, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::apply::Writer;
-use crate::cluster::{self, connect, remains};
-use crate::decide::seen::{Named, has_finalizer};
-use crate::decide::{Effect, farewell, inject};
+use crate::cluster::{self, connect, observe, remains};
+use crate::decide::seen::{Dependent, has_finalizer};
+use crate::decide::{Effect, Workload, farewell, inject};
 
 /// Why not everything was released.
 #[derive(Debug, Error)]
@@ -131,48 +130,59 @@ async fn wait_for_pods(
 /// What no guard leads to: left by an operator that lost its guards, or by hand.
 async fn sweep(writer: &Writer) -> Result<usize, ReleaseError> {
     let mut left = 0;
-    let sets: Vec<PartialObjectMeta<ReplicaSet>> = all_metadata(&writer.client).await?;
-    for set in &sets {
-        let guards = set
-            .owner_references()
-            .iter()
-            .filter(|o| o.kind == "HookGuard");
-        if guards.count() > 0 {
-            let named = Named {
-                name: set.name_any(),
-                uid: set.uid().unwrap_or_default(),
+    for kind in [DependentKind::ReplicaSet, DependentKind::Pod] {
+        let resource = observe::dependent_resource(kind);
+        for meta in all_metadata(&writer.client, &resource).await? {
+            let mut owners = meta.owner_references.iter().flatten();
+            if !owners.any(|owner| owner.kind == "HookGuard") {
+                continue;
+            }
+            let dependent = Dependent {
+                kind,
+                name: meta.name.unwrap_or_default(),
+                uid: meta.uid.unwrap_or_default(),
             };
-            let namespace = set.namespace().unwrap_or_default();
-            left += tried(writer.unguard(&namespace, &named, None).await)?;
+            let namespace = meta.namespace.unwrap_or_default();
+            left += tried(writer.unguard(&namespace, &dependent, None).await)?;
         }
     }
-    let workloads: Vec<Deployment> = all(&writer.client).await?;
-    for workload in workloads.iter().filter(|w| inject::is_touched(w)) {
-        let namespace = workload.namespace().unwrap_or_default();
-        let uid = workload.uid().unwrap_or_default();
-        if workload.metadata.deletion_timestamp.is_some() {
-            left += tried(writer.release(&namespace, workload, &uid).await)?;
-        } else {
-            let patch = inject::ejection(workload, false);
-            let ejected = writer
-                .apply_json::<Deployment>(&namespace, names::INJECT_MANAGER, &patch)
-                .await;
-            left += tried(ejected)?;
+    for kind in WorkloadKind::all() {
+        for meta in all_metadata(&writer.client, &observe::resource(kind)).await? {
+            left += release_workload(writer, kind, meta).await?;
         }
     }
-    let maps: Vec<PartialObjectMeta<ConfigMap>> = all_metadata(&writer.client).await?;
+    let maps = all_metadata(&writer.client, &ApiResource::erase::<ConfigMap>(&())).await?;
     let canaries = maps
         .into_iter()
-        .map(|map| ConfigMap {
-            metadata: map.metadata,
+        .filter(|metadata| has_finalizer(metadata, names::CANARY_FINALIZER))
+        .map(|metadata| ConfigMap {
+            metadata,
             ..ConfigMap::default()
-        })
-        .filter(|map| has_finalizer(&map.metadata, names::CANARY_FINALIZER));
+        });
     for canary in canaries {
         let namespace = canary.namespace().unwrap_or_default();
         left += tried(writer.drop_canary(&namespace, &canary).await)?;
     }
     Ok(left)
+}
+
+async fn release_workload(
+    writer: &Writer,
+    kind: WorkloadKind,
+    meta: ObjectMeta,
+) -> Result<usize, ReleaseError> {
+    let namespace = meta.namespace.clone().unwrap_or_default();
+    let uid = meta.uid.clone().unwrap_or_default();
+    // What is ours of it is told by its metadata alone.
+    let workload = Workload::of(kind, meta);
+    if !inject::is_touched(&workload) {
+        return Ok(0);
+    }
+    if workload.metadata.deletion_timestamp.is_some() {
+        return tried(writer.release(&namespace, &workload, &uid).await);
+    }
+    let patch = inject::ejection(&workload, false);
+    tried(writer.change(&namespace, kind, &patch).await)
 }
 
 /// Somebody was faster counts as one left over; anything else ends the run.
@@ -200,17 +210,18 @@ where
     }
 }
 
-async fn all_metadata<K>(client: &Client) -> Result<Vec<PartialObjectMeta<K>>, ReleaseError>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    let api: Api<K> = Api::all(client.clone());
-    let found = api
-        .list_metadata(&ListParams::default())
-        .await
-        .map_err(cluster::Error::of(
-            cluster::Act::List,
-            K::plural(&()).into_owned(),
-        ))?;
-    Ok(found.items)
+async fn all_metadata(
+    client: &Client,
+    resource: &ApiResource,
+) -> Result<Vec<ObjectMeta>, ReleaseError> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
+    let found = api.list_metadata(&ListParams::default()).await;
+    let found = found.map_err(cluster::Error::of(
+        cluster::Act::List,
+        resource.plural.clone(),
+    ))?;
+    let items = found.items.into_iter();
+    Ok(items
+        .map(|PartialObjectMeta { metadata, .. }| metadata)
+        .collect())
 }

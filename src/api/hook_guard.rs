@@ -3,6 +3,8 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use super::kind::WorkloadKind;
+
 /// A HookGuard stands for one hook: it owns the hook's Secrets and ConfigMap, and it is the second
 /// owner that keeps pods alive while their removal waits. It is cluster-scoped, so that nobody who
 /// may only write in the namespace can take it away. The operator makes and deletes it; its name
@@ -58,4 +60,11 @@ pub struct GuardedWorkload {
     pub kind: String,
     /// Name of the workload.
     pub name: String,
+}
+
+impl GuardedWorkload {
+    /// Its kind, unless only another version knows it.
+    pub fn known_kind(&self) -> Option<WorkloadKind> {
+        WorkloadKind::find(&self.api_version, &self.kind)
+    }
 }

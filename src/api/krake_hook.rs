@@ -11,6 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::kind::WorkloadKind;
 use super::status::KrakeHookStatus;
 
 /// A KrakeHook gives the pods of one workload a token, a URL and a client certificate. With them
@@ -80,6 +81,13 @@ pub struct WorkloadReference {
     /// Name. The workload may be created after the hook.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+}
+
+impl WorkloadReference {
+    /// Its kind, unless only another version knows it.
+    pub fn known_kind(&self) -> Option<WorkloadKind> {
+        WorkloadKind::find(&self.api_version, &self.kind)
+    }
 }
 
 /// How pods get what they need.

@@ -6,11 +6,13 @@ pub mod condition;
 pub mod crds;
 pub mod hook_certificate;
 pub mod hook_guard;
+pub mod kind;
 pub mod krake_hook;
 pub mod names;
 pub mod status;
 
 pub use hook_certificate::{HookCertificate, HookCertificateSpec, HookCertificateStatus};
 pub use hook_guard::{HookGuard, HookGuardSpec};
+pub use kind::{DependentKind, WorkloadKind};
 pub use krake_hook::{HookKind, KrakeHook, KrakeHookSpec};
 pub use status::KrakeHookStatus;

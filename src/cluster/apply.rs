@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::PartialObjectMeta;
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use secrecy::{ExposeSecret, SecretBox};
@@ -19,12 +18,12 @@ use serde_json::{Value, json};
 
 use super::fence::Fence;
 use super::secrets::{self, SecretError, SecretOrder};
-use super::{Act, Error, objects, said};
+use super::{Act, Error, objects, observe, said};
 use crate::api::status::TokenSecret;
-use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
+use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::decide::pods::guard_uid;
-use crate::decide::seen::{Named, Notice, Refusal, Secrets};
-use crate::decide::{Effect, Fact, Seen};
+use crate::decide::seen::{Dependent, Notice, Refusal, Secrets};
+use crate::decide::{Effect, Fact, Seen, Workload};
 use crate::pki::{Ring, SecretData};
 
 /// What is needed to write.
@@ -57,7 +56,8 @@ impl Writer {
         let namespace = hook.metadata.namespace.as_deref().unwrap_or_default();
         let api: Api<KrakeHook> = Api::namespaced(self.client.clone(), namespace);
         if let Some(patch) = without_finalizer(&hook.metadata, names::HOOK_FINALIZER) {
-            self.patched(&api, &hook.metadata, patch).await?;
+            self.patched(&api, "KrakeHook", &hook.metadata, patch)
+                .await?;
         }
         Ok(())
     }
@@ -94,26 +94,18 @@ impl Writer {
             Effect::ApplyInjection(patch) => self.inject(seen, patch).await,
             Effect::CreateCanary { workload_uid } => self.create_canary(seen, workload_uid).await,
             Effect::RemoveCanary { name } => self.remove_canary(seen, name).await,
-            Effect::Guard(set) => {
-                let reference = objects::guard_reference(seen.hook_uid(), &guard(seen));
-                self.guard(seen.namespace(), set, Some(reference)).await
+            Effect::Guard(dependent) => self.guard(seen, dependent).await,
+            Effect::Unguard(dependent) => {
+                let version = seen.version_of(dependent);
+                self.unguard(seen.namespace(), dependent, version).await
             }
-            Effect::Unguard(set) => {
-                let version = version_of(&seen.replica_sets, set);
-                self.unguard(seen.namespace(), set, version).await
-            }
-            Effect::DeleteReplicaSet {
-                replica_set,
+            Effect::DeleteDependent {
+                dependent,
                 resource_version,
                 foreground,
             } => {
-                self.delete_replica_set(
-                    seen.namespace(),
-                    replica_set,
-                    resource_version,
-                    *foreground,
-                )
-                .await
+                self.delete_dependent(seen.namespace(), dependent, resource_version, *foreground)
+                    .await
             }
             Effect::ReleaseWorkload { uid } => self.release_workload(seen, uid).await,
             Effect::DeleteWorkload { uid } => self.delete_workload(seen, uid).await,
@@ -139,7 +131,7 @@ impl Writer {
         };
         let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version});
         let hook = self
-            .patched(&self.hooks(seen), meta, json!([test, add]))
+            .patched(&self.hooks(seen), "KrakeHook", meta, json!([test, add]))
             .await?;
         // Gone: nothing can be asked of it any more, and its finalizer least of all.
         let mut gone = seen.hook.clone();
@@ -152,7 +144,7 @@ impl Writer {
             return Ok(Fact::Nothing);
         };
         let hook = self
-            .patched(&self.hooks(seen), &seen.hook.metadata, patch)
+            .patched(&self.hooks(seen), "KrakeHook", &seen.hook.metadata, patch)
             .await?;
         // A hook without finalizer that is gone leaves the fact that there is nothing left to do.
         let mut last = seen.hook.clone();
@@ -295,10 +287,10 @@ impl Writer {
     }
 
     async fn inject(&self, seen: &Seen, patch: &Value) -> Result<Fact, Error> {
-        match self
-            .applied::<Deployment>(seen, names::INJECT_MANAGER, patch)
-            .await
-        {
+        let Some(workload) = &seen.workload else {
+            return Ok(Fact::WorkloadGone);
+        };
+        match self.change(seen.namespace(), workload.kind, patch).await {
             Ok(workload) => Ok(Fact::Workload(Box::new(workload))),
             // Another workload has its name now.
             Err(error) if error.code() == 422 && said(&error.source).contains("uid") => {
@@ -341,11 +333,10 @@ impl Writer {
     pub async fn drop_canary(&self, namespace: &str, canary: &ConfigMap) -> Result<(), Error> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         if let Some(patch) = without_finalizer(&canary.metadata, names::CANARY_FINALIZER) {
-            self.patched(&api, &canary.metadata, patch).await?;
+            self.patched(&api, "ConfigMap", &canary.metadata, patch)
+                .await?;
         }
-        let deleted = self
-            .deleted(&api, &canary.metadata, DeleteParams::background())
-            .await;
+        let deleted = self.deleted(&api, &canary.metadata).await;
         match deleted {
             // Without its labels our own policy keeps us from it; without its finalizer it is
             // nobody's burden.
@@ -354,85 +345,103 @@ impl Writer {
         }
     }
 
-    /// Takes the guard off a ReplicaSet, if it is still as it was seen: another hook's guard may have
-    /// come, or the workload may have gone and left it to the guard alone.
+    /// Server-side apply of injection and finalizer to a workload.
+    pub async fn change(
+        &self,
+        namespace: &str,
+        kind: WorkloadKind,
+        patch: &Value,
+    ) -> Result<Workload, Error> {
+        let name = patch["metadata"]["name"].as_str().unwrap_or_default();
+        let parameters = PatchParams::apply(names::INJECT_MANAGER).force();
+        observe::workloads(&self.client, kind, namespace)
+            .patch(name, &parameters, &Patch::Apply(patch))
+            .await
+            .and_then(|object| observe::read(kind, object))
+            .map_err(Error::of(Act::Apply, format!("{kind} {namespace}/{name}")))
+    }
+
+    /// Takes the guard off what a workload made, if it is still as it was seen: another hook's guard
+    /// may have come, or the workload may have gone and left it to the guard alone.
     pub async fn unguard(
         &self,
         namespace: &str,
-        set: &Named,
+        dependent: &Dependent,
         resource_version: Option<&str>,
     ) -> Result<Fact, Error> {
-        let mut patch = objects::guarded(namespace, &set.name, &set.uid, None);
+        let mut patch = objects::guarded(namespace, dependent, None);
         if let Some(version) = resource_version {
             patch["metadata"]["resourceVersion"] = json!(version);
         }
-        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace);
-        let parameters = PatchParams::apply(names::GUARD_MANAGER).force();
-        let applied = api
-            .patch_metadata(&set.name, &parameters, &Patch::Apply(patch))
-            .await;
-        match applied {
-            Ok(PartialObjectMeta { metadata, .. }) => Ok(Fact::ReplicaSet(Box::new(metadata))),
-            Err(kube::Error::Api(status)) if status.is_not_found() => {
-                Ok(Fact::ReplicaSetGone(set.uid.clone()))
-            }
-            Err(source) => Err(Error::of(
-                Act::Patch,
-                format!("guard on ReplicaSet {namespace}/{}", set.name),
-            )(source)),
+        match self.guarded(namespace, dependent, patch).await {
+            Ok(metadata) => Ok(Fact::Dependent(dependent.kind, Box::new(metadata))),
+            Err(error) if error.code() == 404 => Ok(Fact::DependentGone(dependent.uid.clone())),
+            Err(error) => Err(Error {
+                act: Act::Patch,
+                ..error
+            }),
         }
     }
 
-    /// Puts the guard on a ReplicaSet.
-    pub async fn guard(
-        &self,
-        namespace: &str,
-        set: &Named,
-        reference: Option<Value>,
-    ) -> Result<Fact, Error> {
-        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace);
-        let patch = objects::guarded(namespace, &set.name, &set.uid, reference);
-        let parameters = PatchParams::apply(names::GUARD_MANAGER).force();
-        let applied = api
-            .patch_metadata(&set.name, &parameters, &Patch::Apply(patch))
-            .await
-            .map_err(Error::of(
-                Act::Apply,
-                format!("guard on ReplicaSet {namespace}/{}", set.name),
-            ));
-        match applied {
-            Ok(PartialObjectMeta { metadata, .. }) => Ok(Fact::ReplicaSet(Box::new(metadata))),
+    /// Puts the guard on what a workload made.
+    async fn guard(&self, seen: &Seen, dependent: &Dependent) -> Result<Fact, Error> {
+        let reference = objects::guard_reference(seen.hook_uid(), &guard(seen));
+        let patch = objects::guarded(seen.namespace(), dependent, Some(reference));
+        match self.guarded(seen.namespace(), dependent, patch).await {
+            Ok(metadata) => Ok(Fact::Dependent(dependent.kind, Box::new(metadata))),
             // Gone, or another one of that name: it needs no guard of ours.
             Err(error) if matches!(error.code(), 404 | 409 | 422) => {
-                Ok(Fact::ReplicaSetGone(set.uid.clone()))
+                Ok(Fact::DependentGone(dependent.uid.clone()))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes a ReplicaSet if it is still the one that was seen.
-    pub async fn delete_replica_set(
+    async fn guarded(
         &self,
         namespace: &str,
-        set: &Named,
+        dependent: &Dependent,
+        patch: Value,
+    ) -> Result<ObjectMeta, Error> {
+        let parameters = PatchParams::apply(names::GUARD_MANAGER).force();
+        self.dependents(namespace, dependent.kind)
+            .patch_metadata(&dependent.name, &parameters, &Patch::Apply(patch))
+            .await
+            .map(|PartialObjectMeta { metadata, .. }| metadata)
+            .map_err(Error::of(
+                Act::Apply,
+                format!("guard on {} {namespace}/{}", dependent.kind, dependent.name),
+            ))
+    }
+
+    /// Deletes what a workload made if it is still the one that was seen.
+    pub async fn delete_dependent(
+        &self,
+        namespace: &str,
+        dependent: &Dependent,
         resource_version: &str,
         foreground: bool,
     ) -> Result<Fact, Error> {
-        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace);
         let how = if foreground {
             DeleteParams::foreground()
         } else {
             DeleteParams::background()
         };
-        let meta = ObjectMeta {
-            name: Some(set.name.clone()),
-            namespace: Some(namespace.to_owned()),
-            uid: Some(set.uid.clone()),
+        let exactly = how.preconditions(Preconditions {
+            uid: Some(dependent.uid.clone()),
             resource_version: Some(resource_version.to_owned()),
-            ..ObjectMeta::default()
-        };
-        self.deleted(&api, &meta, how).await?;
-        Ok(Fact::ReplicaSetGone(set.uid.clone()))
+        });
+        let api = self.dependents(namespace, dependent.kind);
+        deleted(api.delete(&dependent.name, &exactly).await).map_err(Error::of(
+            Act::Delete,
+            format!("{} {namespace}/{}", dependent.kind, dependent.name),
+        ))?;
+        Ok(Fact::DependentGone(dependent.uid.clone()))
+    }
+
+    fn dependents(&self, namespace: &str, kind: DependentKind) -> Api<DynamicObject> {
+        let resource = observe::dependent_resource(kind);
+        Api::namespaced_with(self.client.clone(), namespace, &resource)
     }
 
     async fn release_workload(&self, seen: &Seen, uid: &str) -> Result<Fact, Error> {
@@ -442,12 +451,12 @@ impl Writer {
         self.release(seen.namespace(), workload, uid).await
     }
 
-    /// Takes our finalizer off a workload. It tests nothing but the finalizer and the uid: the
-    /// Deployment controller writes the terminating Deployment all the time.
+    /// Takes our finalizer off a workload. It tests nothing but the finalizer and the uid: a
+    /// Deployment's controller writes the terminating Deployment all the time.
     pub async fn release(
         &self,
         namespace: &str,
-        workload: &Deployment,
+        workload: &Workload,
         uid: &str,
     ) -> Result<Fact, Error> {
         let mut meta = workload.metadata.clone();
@@ -455,8 +464,11 @@ impl Writer {
         let Some(patch) = without_finalizer(&meta, names::SHUTDOWN_FINALIZER) else {
             return Ok(Fact::Nothing);
         };
-        let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
-        let left = self.patched(&api, &meta, patch).await?;
+        let kind = workload.kind;
+        let api = observe::workloads(&self.client, kind, namespace);
+        let left = self.patched(&api, kind.traits().name, &meta, patch).await?;
+        let left = left.map(|object| observe::read(kind, object)).transpose();
+        let left = left.map_err(Error::of(Act::Get, format!("{workload} in {namespace}")))?;
         Ok(left.map_or(Fact::WorkloadGone, |w| Fact::Workload(Box::new(w))))
     }
 
@@ -464,18 +476,18 @@ impl Writer {
         let Some(workload) = &seen.workload else {
             return Ok(Fact::WorkloadGone);
         };
-        let api: Api<Deployment> = Api::namespaced(self.client.clone(), seen.namespace());
-        let meta = ObjectMeta {
-            name: workload.metadata.name.clone(),
-            namespace: workload.metadata.namespace.clone(),
+        let (kind, name) = (workload.kind, workload.name());
+        let exactly = DeleteParams::background().preconditions(Preconditions {
             uid: Some(uid.to_owned()),
-            ..ObjectMeta::default()
-        };
-        self.deleted(&api, &meta, DeleteParams::background())
-            .await?;
+            resource_version: None,
+        });
+        let api = observe::workloads(&self.client, kind, seen.namespace());
+        deleted(api.delete(name, &exactly).await).map_err(Error::of(
+            Act::Delete,
+            format!("{kind} {}/{name}", seen.namespace()),
+        ))?;
         // Whether it is gone or waits for its finalizer is seen by looking again.
-        let name = workload.metadata.name.as_deref().unwrap_or_default();
-        let left = super::observe::workload(&self.client, seen.namespace(), name).await?;
+        let left = observe::workload(&self.client, Some(kind), seen.namespace(), name).await?;
         Ok(
             match left.filter(|w| w.metadata.uid.as_deref() == Some(uid)) {
                 Some(left) => Fact::Workload(Box::new(left)),
@@ -524,7 +536,7 @@ impl Writer {
             secondary,
         };
         let hook = seen.hook.object_ref(&());
-        let workload = seen.workload.as_ref().map(|w| w.object_ref(&()));
+        let workload = seen.workload.as_ref().map(reference);
         let mut regarding: Vec<(ObjectReference, Option<ObjectReference>)> =
             vec![(hook.clone(), workload.clone())];
         if let Some(workload) = workload.filter(|_| notice.on_workload) {
@@ -540,10 +552,10 @@ impl Writer {
     /// Takes a guard's finalizer off and deletes it.
     pub async fn delete_guard(&self, guard: &HookGuard) -> Result<(), Error> {
         let api: Api<HookGuard> = Api::all(self.client.clone());
-        self.deleted(&api, &guard.metadata, DeleteParams::background())
-            .await?;
+        self.deleted(&api, &guard.metadata).await?;
         if let Some(patch) = without_finalizer(&guard.metadata, names::GUARD_FINALIZER) {
-            self.patched(&api, &guard.metadata, patch).await?;
+            self.patched(&api, "HookGuard", &guard.metadata, patch)
+                .await?;
         }
         Ok(())
     }
@@ -608,11 +620,12 @@ impl Writer {
     async fn patched<K>(
         &self,
         api: &Api<K>,
+        kind: &str,
         meta: &ObjectMeta,
         patch: Value,
     ) -> Result<Option<K>, Error>
     where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+        K: Clone + DeserializeOwned + std::fmt::Debug,
     {
         let name = meta.name.as_deref().unwrap_or_default();
         let patch: json_patch::Patch =
@@ -630,48 +643,32 @@ impl Writer {
             Err(source) => Err(Error::of(
                 Act::Patch,
                 format!(
-                    "{} {}/{name}",
-                    K::kind(&()),
+                    "{kind} {}/{name}",
                     meta.namespace.as_deref().unwrap_or_default()
                 ),
             )(source)),
         }
     }
 
-    /// Deletes the object of this uid (and resourceVersion, if there is one); gone is fine.
-    async fn deleted<K>(
-        &self,
-        api: &Api<K>,
-        meta: &ObjectMeta,
-        how: DeleteParams,
-    ) -> Result<(), Error>
+    /// Deletes the object of this uid; gone is fine. Not of this resourceVersion: a finalizer patch
+    /// of our own has just moved it.
+    async fn deleted<K>(&self, api: &Api<K>, meta: &ObjectMeta) -> Result<(), Error>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
         let name = meta.name.as_deref().unwrap_or_default();
-        let exactly = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: meta.uid.clone(),
-                // A finalizer patch of our own has just moved it, except where it was asked for.
-                resource_version: meta
-                    .resource_version
-                    .clone()
-                    .filter(|_| K::kind(&()) == "ReplicaSet"),
-            }),
-            ..how
-        };
-        match api.delete(name, &exactly).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-            Err(source) => Err(Error::of(
-                Act::Delete,
-                format!(
-                    "{} {}/{name}",
-                    K::kind(&()),
-                    meta.namespace.as_deref().unwrap_or_default()
-                ),
-            )(source)),
-        }
+        let exactly = DeleteParams::background().preconditions(Preconditions {
+            uid: meta.uid.clone(),
+            resource_version: None,
+        });
+        deleted(api.delete(name, &exactly).await).map_err(Error::of(
+            Act::Delete,
+            format!(
+                "{} {}/{name}",
+                K::kind(&()),
+                meta.namespace.as_deref().unwrap_or_default()
+            ),
+        ))
     }
 
     fn hooks(&self, seen: &Seen) -> Api<KrakeHook> {
@@ -708,12 +705,13 @@ fn provided<T>(applied: Result<T, Error>, fact: impl FnOnce(T) -> Fact) -> Resul
     }
 }
 
-/// resourceVersion a ReplicaSet was seen with.
-pub(super) fn version_of<'a>(sets: &'a [ObjectMeta], set: &Named) -> Option<&'a str> {
-    sets.iter()
-        .find(|meta| meta.uid.as_deref() == Some(&set.uid))?
-        .resource_version
-        .as_deref()
+/// What is gone already need not be deleted.
+fn deleted<T>(answer: kube::Result<T>) -> kube::Result<()> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(source) => Err(source),
+    }
 }
 
 fn unwritten(error: SecretError) -> Error {
@@ -730,6 +728,20 @@ fn unwritten(error: SecretError) -> Error {
             source,
         } => Error::of(Act::Update, format!("Secret {namespace}/{name}"))(source),
         _ => Error::of(Act::Create, "a Secret")(kube::Error::Service(described.into())),
+    }
+}
+
+/// A workload as Events refer to it.
+fn reference(workload: &Workload) -> ObjectReference {
+    let (traits, meta) = (workload.traits(), &workload.metadata);
+    ObjectReference {
+        api_version: Some(traits.api_version.to_owned()),
+        kind: Some(traits.name.to_owned()),
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        ..ObjectReference::default()
     }
 }
 

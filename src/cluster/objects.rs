@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::{KrakeHook, KrakeHookStatus, names};
 use crate::decide::Seen;
+use crate::decide::seen::Dependent;
 
 const API: &str = "hooks.krake.dev/v1alpha1";
 
@@ -102,12 +103,12 @@ pub fn canary(seen: &Seen, workload_uid: &str) -> Value {
     })
 }
 
-/// The guard on a ReplicaSet, or an empty apply that takes it off.
-pub fn guarded(namespace: &str, name: &str, uid: &str, reference: Option<Value>) -> Value {
+/// The guard on what a workload made, or an empty apply that takes it off.
+pub fn guarded(namespace: &str, dependent: &Dependent, reference: Option<Value>) -> Value {
     let mut patch = json!({
-        "apiVersion": "apps/v1",
-        "kind": "ReplicaSet",
-        "metadata": {"name": name, "namespace": namespace, "uid": uid},
+        "apiVersion": dependent.kind.api_version(),
+        "kind": dependent.kind.as_str(),
+        "metadata": {"name": dependent.name, "namespace": namespace, "uid": dependent.uid},
     });
     if let Some(reference) = reference {
         patch["metadata"]["ownerReferences"] = json!([reference]);

@@ -6,19 +6,19 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
-use kube::core::PartialObjectMeta;
+use kube::core::{ApiResource, DynamicObject, GroupVersion, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
 use super::{Act, Error};
-use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
-use crate::decide::Seen;
+use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::decide::inject::carries_stamp_of;
 use crate::decide::seen::{Call, Secrets, has_finalizer, is_owned_by};
+use crate::decide::{Seen, Workload};
 
 /// What watches have heard.
 #[derive(Clone)]
@@ -53,7 +53,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
     let object = names::of_hook(&name, &uid);
     let mut seen = Seen {
         rival: rival(caches, hook),
-        // Read last, below: what a cache says of ReplicaSets must not be younger than this, or the
+        // Read last, below: what a cache says of what it made must not be younger than this, or the
         // garbage collector's first step would be seen before the deletion it belongs to.
         workload: None,
         replica_sets: caches
@@ -105,16 +105,16 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         refusal: None,
         hook: hook.clone(),
     };
-    seen.workload = workload(client, &namespace, &hook.spec.workload.name).await?;
-    let guarded = |set: &ObjectMeta| {
+    seen.workload = workload(client, seen.kind(), &namespace, &hook.spec.workload.name).await?;
+    let guarded = |meta: &ObjectMeta| {
         let guard = seen.guard.as_ref().and_then(|g| g.metadata.uid.as_deref());
-        guard.is_some_and(|guard| is_owned_by(set, guard))
+        guard.is_some_and(|guard| is_owned_by(meta, guard))
     };
     let deciding = match &seen.workload {
         Some(workload) => {
             workload.metadata.deletion_timestamp.is_some() || seen.namespace_terminating
         }
-        None => seen.replica_sets.iter().any(guarded),
+        None => seen.dependents().any(|(_, meta)| guarded(meta)),
     };
     if deciding {
         look_live(client, &mut seen).await?;
@@ -122,17 +122,45 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
     Ok(seen)
 }
 
-/// The workload, live.
+/// The workload, live. There is none of a kind that only another version knows.
 pub async fn workload(
     client: &Client,
+    kind: Option<WorkloadKind>,
     namespace: &str,
     name: &str,
-) -> Result<Option<Deployment>, Error> {
-    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    api.get_opt(name).await.map_err(Error::of(
-        Act::Get,
-        format!("Deployment {namespace}/{name}"),
-    ))
+) -> Result<Option<Workload>, Error> {
+    let Some(kind) = kind else { return Ok(None) };
+    let found = workloads(client, kind, namespace)
+        .get_opt(name)
+        .await
+        .and_then(|found| found.map(|object| read(kind, object)).transpose());
+    found.map_err(Error::of(Act::Get, format!("{kind} {namespace}/{name}")))
+}
+
+/// The workloads of one kind in a namespace.
+pub fn workloads(client: &Client, kind: WorkloadKind, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &resource(kind))
+}
+
+/// Where the API server has workloads of a kind.
+pub fn resource(kind: WorkloadKind) -> ApiResource {
+    let traits = kind.traits();
+    api_resource(traits.api_version, traits.name, traits.plural)
+}
+
+/// Where the API server has what workloads make.
+pub fn dependent_resource(kind: DependentKind) -> ApiResource {
+    api_resource(kind.api_version(), kind.as_str(), kind.plural())
+}
+
+fn api_resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {
+    let version: GroupVersion = api_version.parse().expect("the table has API versions");
+    ApiResource::from_gvk_with_plural(&version.with_kind(kind), plural)
+}
+
+/// A workload as the API server shows it.
+pub fn read(kind: WorkloadKind, object: DynamicObject) -> Result<Workload, kube::Error> {
+    Workload::read(kind, object.metadata, &object.data).map_err(kube::Error::SerdeError)
 }
 
 /// ReplicaSets, live, that carry the label of a hook of this name.

@@ -1,13 +1,12 @@
 //! The guard of a hook that is gone: looking at what there still is of it, and taking it away.
 
-use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::Api;
 use kube::{Client, ResourceExt};
 
-use super::apply::{Writer, version_of};
+use super::apply::Writer;
 use super::observe::{Caches, canaries, hook_selector, pods, replica_sets, workload};
 use super::{Act, Error};
-use crate::api::{HookGuard, KrakeHook, names};
+use crate::api::{HookGuard, KrakeHook};
 use crate::decide::Effect;
 use crate::decide::farewell::Remains;
 
@@ -46,8 +45,9 @@ pub async fn look(client: &Client, guard: &HookGuard) -> Result<Remains, Error> 
     let hook = &guard.spec.hook;
     let namespace = &hook.namespace;
     let labels = hook_selector(&hook.name);
+    let kind = guard.spec.workload.known_kind();
     let (workload, sets, pods, canaries) = futures::try_join!(
-        workload(client, namespace, &guard.spec.workload.name),
+        workload(client, kind, namespace, &guard.spec.workload.name),
         replica_sets(client, namespace, &hook.name),
         pods(client, namespace, &labels),
         canaries(client, namespace, &hook.name, &hook.uid),
@@ -66,21 +66,21 @@ pub async fn apply(writer: &Writer, remains: &Remains, effect: &Effect) -> Resul
     let namespace = remains.guard.spec.hook.namespace.as_str();
     match effect {
         Effect::ApplyInjection(patch) => {
-            writer
-                .apply_json::<Deployment>(namespace, names::INJECT_MANAGER, patch)
-                .await?;
+            if let Some(workload) = &remains.workload {
+                writer.change(namespace, workload.kind, patch).await?;
+            }
         }
-        Effect::Unguard(set) => {
-            let version = version_of(&remains.replica_sets, set);
-            writer.unguard(namespace, set, version).await?;
+        Effect::Unguard(dependent) => {
+            let version = remains.version_of(dependent);
+            writer.unguard(namespace, dependent, version).await?;
         }
-        Effect::DeleteReplicaSet {
-            replica_set,
+        Effect::DeleteDependent {
+            dependent,
             resource_version,
             foreground,
         } => {
             writer
-                .delete_replica_set(namespace, replica_set, resource_version, *foreground)
+                .delete_dependent(namespace, dependent, resource_version, *foreground)
                 .await?;
         }
         Effect::ReleaseWorkload { uid } => {

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::backoff::Reopen;
 use super::synced::{Synced, Waiter};
-use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
+use crate::api::{HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::observe::Caches;
 
 /// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
@@ -93,7 +93,7 @@ pub fn watches(client: &Client) -> Watches {
                 Api::<PartialObjectMeta<Deployment>>::all(client.clone()),
                 everything(),
             ),
-            by_workload(&caches.hooks),
+            by_workload(&caches.hooks, WorkloadKind::Deployment),
         ),
         touched(
             &mut synced,
@@ -226,11 +226,13 @@ fn by_rival(
 
 fn by_workload(
     hooks: &Store<KrakeHook>,
+    kind: WorkloadKind,
 ) -> impl Fn(&PartialObjectMeta<Deployment>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
     let hooks = hooks.clone();
     move |workload| {
         matching(&hooks, |hook| {
             hook.metadata.namespace == workload.metadata.namespace
+                && hook.spec.workload.known_kind() == Some(kind)
                 && Some(&hook.spec.workload.name) == workload.metadata.name.as_ref()
         })
     }

@@ -107,7 +107,7 @@ fn farewell_label(effect: &Effect) -> &'static str {
     match effect {
         Effect::ApplyInjection(_) => "Eject",
         Effect::Unguard(_) => "Unguard",
-        Effect::DeleteReplicaSet { .. } => "DeleteReplicaSet",
+        Effect::DeleteDependent { .. } => "DeleteDependent",
         Effect::ReleaseWorkload { .. } => "ReleaseWorkload",
         Effect::RemoveCanary { .. } => "RemoveCanary",
         Effect::DeleteGuard => "DeleteGuard",

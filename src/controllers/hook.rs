@@ -273,7 +273,7 @@ fn label(effect: &Effect) -> &'static str {
         Effect::RemoveCanary { .. } => "RemoveCanary",
         Effect::Guard(_) => "Guard",
         Effect::Unguard(_) => "Unguard",
-        Effect::DeleteReplicaSet { .. } => "DeleteReplicaSet",
+        Effect::DeleteDependent { .. } => "DeleteDependent",
         Effect::ReleaseWorkload { .. } => "ReleaseWorkload",
         Effect::DeleteWorkload { .. } => "DeleteWorkload",
         Effect::CallOut(_) => "CallOut",

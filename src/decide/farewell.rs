@@ -1,18 +1,21 @@
 //! What is left to do for a hook that is gone: its guard stays until nothing needs it.
 //!
 //! A hook that is deleted ejects its workload by itself before it goes. This is for what remains:
-//! guards on ReplicaSets, the canary, Secrets that running pods still mount; and for the hook whose
+//! guards on what the workload made, the canary, Secrets that running pods still mount; and for the hook whose
 //! finalizer somebody took off by hand, the workload itself.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::hook::{is_left_alone, named, uid_of};
+use super::hook::{dependent, is_left_alone, uid_of};
 use super::inject;
-use super::seen::{Decision, Effect, Next, controller_of, has_finalizer, is_owned_by};
-use crate::api::{HookGuard, names};
+use super::seen::{
+    Decision, Dependent, Effect, Next, controller_of, dependents, has_finalizer, is_owned_by,
+    version_of,
+};
+use super::workload::Workload;
+use crate::api::{DependentKind, HookGuard, names};
 
 /// How often pods are looked for that still need the Secrets.
 const PAUSE: SignedDuration = SignedDuration::from_secs(10);
@@ -23,13 +26,25 @@ pub struct Remains {
     /// The guard.
     pub guard: HookGuard,
     /// The workload, unless a living hook has it now; read live.
-    pub workload: Option<Deployment>,
+    pub workload: Option<Workload>,
     /// ReplicaSets with the label of a hook of that name; read live.
     pub replica_sets: Vec<ObjectMeta>,
     /// Pods with the label of a hook of that name; read live.
     pub pods: Vec<Pod>,
     /// Canaries of the hook; read live.
     pub canaries: Vec<ConfigMap>,
+}
+
+impl Remains {
+    /// resourceVersion that what the workload made was seen with.
+    pub fn version_of(&self, dependent: &Dependent) -> Option<&str> {
+        version_of(self.dependents(), &dependent.uid)
+    }
+
+    fn dependents(&self) -> impl Iterator<Item = (DependentKind, &ObjectMeta)> {
+        let kind = self.guard.spec.workload.known_kind();
+        dependents(kind, &self.replica_sets, &self.pods)
+    }
 }
 
 /// What is to be done about them.
@@ -48,29 +63,28 @@ pub fn decide(remains: &Remains, now: Timestamp) -> Decision {
         effects.push(Effect::ApplyInjection(inject::ejection(workload, false)));
     }
     let guarded: Vec<_> = remains
-        .replica_sets
-        .iter()
-        .filter(|set| is_owned_by(set, &guard_uid))
+        .dependents()
+        .filter(|(_, meta)| is_owned_by(meta, &guard_uid))
         .collect();
     let orphaned = remains.canaries.iter().any(|c| is_left_alone(&c.metadata))
         || leaving.is_some_and(|w| has_finalizer(&w.metadata, names::ORPHAN_FINALIZER));
     let present = remains.workload.as_ref().map(|w| uid_of(&w.metadata));
-    for set in guarded
+    for (kind, meta) in guarded
         .iter()
-        .filter(|set| set.deletion_timestamp.is_none())
+        .filter(|(_, meta)| meta.deletion_timestamp.is_none())
     {
-        let controller = controller_of(set).map(|owner| owner.uid.clone());
+        let controller = controller_of(meta).map(|owner| owner.uid.clone());
         // Kept by the guard alone, or owned by a workload that is itself on its way out: its
         // removal goes on. Whatever else it is, it lives on without us.
         let kept = controller.is_none() || (leaving.is_some() && controller == present);
         if kept && !orphaned {
-            effects.push(Effect::DeleteReplicaSet {
-                replica_set: named(set),
-                resource_version: set.resource_version.clone().unwrap_or_default(),
+            effects.push(Effect::DeleteDependent {
+                dependent: dependent(*kind, meta),
+                resource_version: meta.resource_version.clone().unwrap_or_default(),
                 foreground: false,
             });
         } else {
-            effects.push(Effect::Unguard(named(set)));
+            effects.push(Effect::Unguard(dependent(*kind, meta)));
         }
     }
     if let Some(workload) =

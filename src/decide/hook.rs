@@ -7,16 +7,17 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 
 use super::inject;
 use super::pods::guard_uid;
 use super::seen::{
-    Decision, Effect, Named, Next, Notice, Seen, Settings, annotation, controller_of,
+    Decision, Dependent, Effect, Next, Notice, Seen, Settings, annotation, controller_of,
     has_finalizer, is_owned_by,
 };
+use super::workload::Workload;
 use crate::api::condition::{self, ConditionType, Finding, Reason};
+use crate::api::kind::DependentKind;
 use crate::api::status::{
     HistoryEntry, ObservedWorkload, Outcome, Phase, RequestState, ShutdownRequest,
 };
@@ -116,7 +117,7 @@ impl<'a> Plan<'a> {
     }
 
     /// A workload of a new uid starts anew: requests and completions of the old one are not its own.
-    fn meet(&mut self, workload: &Deployment) {
+    fn meet(&mut self, workload: &Workload) {
         let uid = uid_of(&workload.metadata);
         if self.status.workload.as_ref().is_some_and(|w| w.uid == uid) {
             if let Some(old) = condition::find(&self.status.conditions, ConditionType::Completed)
@@ -219,7 +220,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Guarded ReplicaSets of a workload that is gone, and its canary: never left for ever.
+    /// Guarded dependents of a workload that is gone, and its canary: never left for ever.
     ///
     /// If the deletion left its dependents alone, the canary stands there without owner: then the
     /// pods live on, and only the guard goes. Anything else was a removal, and goes on.
@@ -249,15 +250,15 @@ impl<'a> Plan<'a> {
             .as_ref()
             .and_then(|s| s.workload.as_ref());
         let mut settled = true;
-        for set in &self.seen.replica_sets {
-            if !is_owned_by(set, guard) || set.deletion_timestamp.is_some() {
+        for (kind, meta) in self.seen.dependents() {
+            if !is_owned_by(meta, guard) || meta.deletion_timestamp.is_some() {
                 continue;
             }
-            let controller = controller_of(set).map(|owner| owner.uid.as_str());
+            let controller = controller_of(meta).map(|owner| owner.uid.as_str());
             if controller.is_some_and(|uid| !gone(uid)) {
                 continue;
             }
-            // While its workload lives, a set without controller is somebody's wish (a label was
+            // While its workload lives, one without controller is somebody's wish (a label was
             // changed), or the first sign of a deletion that is seen in a moment.
             if controller.is_none() && present.is_some() && canaries.is_empty() {
                 continue;
@@ -265,11 +266,11 @@ impl<'a> Plan<'a> {
             settled = false;
             let adopted = controller.is_some_and(|uid| last_uid.is_none_or(|w| w.uid != uid));
             if adopted || orphaned {
-                self.then.push(Effect::Unguard(named(set)));
+                self.then.push(Effect::Unguard(dependent(kind, meta)));
             } else {
-                self.then.push(Effect::DeleteReplicaSet {
-                    replica_set: named(set),
-                    resource_version: set.resource_version.clone().unwrap_or_default(),
+                self.then.push(Effect::DeleteDependent {
+                    dependent: dependent(kind, meta),
+                    resource_version: meta.resource_version.clone().unwrap_or_default(),
                     foreground: false,
                 });
             }
@@ -361,11 +362,11 @@ impl<'a> Plan<'a> {
         self.status.history.truncate(HISTORY);
     }
 
-    pub fn plain_template_hash(&self, workload: &Deployment) -> String {
+    pub fn plain_template_hash(&self, workload: &Workload) -> String {
         inject::template_hash(workload, self.injection(workload).ok().as_ref())
     }
 
-    pub fn injection(&self, workload: &Deployment) -> Result<inject::Injection, inject::Conflict> {
+    pub fn injection(&self, workload: &Workload) -> Result<inject::Injection, inject::Conflict> {
         let identity = inject::HookIdentity {
             name: self.seen.hook_name(),
             uid: self.seen.hook_uid(),
@@ -374,7 +375,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The reason a person gives, on hook or workload, for letting the removal go on at once.
-    pub fn skip(&self, workload: &Deployment) -> Option<String> {
+    pub fn skip(&self, workload: &Workload) -> Option<String> {
         [&self.seen.hook.metadata, &workload.metadata]
             .iter()
             .find_map(|meta| annotation(meta, names::SKIP_ANNOTATION))
@@ -382,7 +383,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether hook or workload says that the hook is to keep out.
-    pub fn disabled(&self, workload: &Deployment) -> bool {
+    pub fn disabled(&self, workload: &Workload) -> bool {
         [&self.seen.hook.metadata, &workload.metadata]
             .iter()
             .any(|meta| annotation(meta, names::HOOK_ANNOTATION) == Some(names::DISABLED))
@@ -412,8 +413,9 @@ pub(super) fn is_left_alone(canary: &ObjectMeta) -> bool {
     canary.owner_references.iter().flatten().count() == 0
 }
 
-pub(super) fn named(meta: &ObjectMeta) -> Named {
-    Named {
+pub(super) fn dependent(kind: DependentKind, meta: &ObjectMeta) -> Dependent {
+    Dependent {
+        kind,
         name: meta.name.clone().unwrap_or_default(),
         uid: uid_of(meta),
     }

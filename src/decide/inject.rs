@@ -3,17 +3,17 @@
 //! The change is one server-side apply of hand-shaped JSON by a field manager of our own, so that
 //! exactly our entries are ours: the same payload again changes nothing, an empty payload leaves the
 //! template byte for byte as it was before. Typed objects are only read here: written, a typed
-//! `Deployment` would claim `selector: {}` too.
+//! workload would claim `selector: {}` too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Container, EnvVar, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Container, EnvVar};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::seen::{Settings, annotation, has_finalizer};
+use super::workload::Workload;
 use crate::api::condition::Reason;
 use crate::api::krake_hook::EnvNames;
 use crate::api::{HookKind, KrakeHookSpec, names};
@@ -65,15 +65,14 @@ pub fn injection(
     hook: HookIdentity<'_>,
     spec: &KrakeHookSpec,
     settings: &Settings,
-    workload: &Deployment,
+    workload: &Workload,
 ) -> Result<Injection, Conflict> {
-    let template = template_of(workload);
-    let pod = template.and_then(|t| t.spec.as_ref());
+    let pod = workload.template.spec.as_ref();
     let app: &[Container] = pod.map_or(&[], |p| &p.containers);
     let init: &[Container] = pod
         .and_then(|p| p.init_containers.as_deref())
         .unwrap_or_default();
-    let (containers, init_containers) = chosen(spec, app, init)?;
+    let (containers, init_containers) = chosen(spec, workload, app, init)?;
     let object = names::of_hook(hook.name, hook.uid);
     let env = env(spec, settings, &object);
     let mounts: Vec<Value> = mount_paths(spec, settings)
@@ -102,8 +101,8 @@ pub fn injection(
 }
 
 /// The server-side apply that takes all our entries out, with or without our finalizer left.
-pub fn ejection(workload: &Deployment, keep_finalizer: bool) -> Value {
-    let mut patch = identity(&workload.metadata);
+pub fn ejection(workload: &Workload, keep_finalizer: bool) -> Value {
+    let mut patch = identity(workload);
     if keep_finalizer {
         patch["metadata"]["finalizers"] = json!([names::SHUTDOWN_FINALIZER]);
     }
@@ -111,13 +110,13 @@ pub fn ejection(workload: &Deployment, keep_finalizer: bool) -> Value {
 }
 
 /// Whether anything in the workload is there by our hand.
-pub fn is_touched(workload: &Deployment) -> bool {
+pub fn is_touched(workload: &Workload) -> bool {
     has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER)
         || our_fields(&workload.metadata).is_some()
 }
 
 /// Who else has written env of the workload's containers lately; for `InjectionContested`.
-pub fn last_other_manager(workload: &Deployment) -> Option<String> {
+pub fn last_other_manager(workload: &Workload) -> Option<String> {
     workload
         .metadata
         .managed_fields
@@ -130,8 +129,8 @@ pub fn last_other_manager(workload: &Deployment) -> Option<String> {
 }
 
 /// Hash of the template without our entries: the same work created again has the same one.
-pub fn template_hash(workload: &Deployment, injection: Option<&Injection>) -> String {
-    let mut template = serde_json::to_value(template_of(workload)).unwrap_or_default();
+pub fn template_hash(workload: &Workload, injection: Option<&Injection>) -> String {
+    let mut template = serde_json::to_value(&workload.template).unwrap_or_default();
     if let Some(injection) = injection {
         injection.strip(&mut template);
     }
@@ -152,7 +151,7 @@ pub fn carries_stamp_of(meta: &ObjectMeta, hook_uid: &str) -> bool {
 
 impl Injection {
     /// The server-side apply, with our finalizer or without.
-    pub fn patch(&self, workload: &Deployment, hold: bool) -> Value {
+    pub fn patch(&self, workload: &Workload, hold: bool) -> Value {
         let container = |name: &String| {
             let mut entry = json!({"name": name, "env": self.env});
             if !self.mounts.is_empty() {
@@ -171,25 +170,32 @@ impl Injection {
             pod["volumes"] = json!([volume]);
         }
         let mut patch = ejection(workload, hold);
-        patch["spec"] = json!({"template": {
+        let template = json!({
             "metadata": {
                 "labels": {names::HOOK_LABEL: self.hook},
                 "annotations": {names::STAMP_ANNOTATION: self.stamp},
             },
             "spec": pod,
-        }});
+        });
+        let steps = workload.traits().template.rsplit('/');
+        let nested = steps
+            .filter(|step| !step.is_empty())
+            .fold(template, |inner, step| json!({step: inner}));
+        if let (Some(patch), Value::Object(nested)) = (patch.as_object_mut(), nested) {
+            patch.extend(nested);
+        }
         patch
     }
 
     /// Whether the workload has all of it, and our finalizer exactly if a hold is wanted.
-    pub fn is_in_place(&self, workload: &Deployment, hold: bool) -> bool {
+    pub fn is_in_place(&self, workload: &Workload, hold: bool) -> bool {
         has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER) == hold
             && self.is_in_template(workload)
     }
 
     /// Whether the template has all of it, and nothing of ours beside it.
-    pub fn is_in_template(&self, workload: &Deployment) -> bool {
-        let template = serde_json::to_value(template_of(workload)).unwrap_or_default();
+    pub fn is_in_template(&self, workload: &Workload) -> bool {
+        let template = serde_json::to_value(&workload.template).unwrap_or_default();
         let meta = &template["metadata"];
         if meta["labels"][names::HOOK_LABEL] != json!(self.hook)
             || meta["annotations"][names::STAMP_ANNOTATION] != json!(self.stamp)
@@ -221,11 +227,10 @@ impl Injection {
     /// Refuses to touch a template that has entries of the user's where ours would go.
     fn check<'a>(
         &self,
-        workload: &Deployment,
+        workload: &Workload,
         containers: impl Iterator<Item = &'a Container>,
     ) -> Result<(), Conflict> {
         let ours = Ours::of(&workload.metadata);
-        let name = workload.metadata.name.as_deref().unwrap_or_default();
         for container in containers {
             let chosen = self.containers.contains(&container.name)
                 || self.init_containers.contains(&container.name);
@@ -241,7 +246,7 @@ impl Injection {
                 return Err(Conflict {
                     reason: Reason::EnvConflict,
                     message: format!(
-                        "Deployment {name}: container {} already sets {}; nothing was changed. Remove it there, or choose another name in the hook's spec.complete.env or spec.shutdown.env",
+                        "{workload}: container {} already sets {}; nothing was changed. Remove it there, or choose another name in the hook's spec.complete.env or spec.shutdown.env",
                         container.name, entry.name
                     ),
                 });
@@ -258,22 +263,20 @@ impl Injection {
                 return Err(Conflict {
                     reason: Reason::MountConflict,
                     message: format!(
-                        "Deployment {name}: container {} already mounts volume {} at {}; nothing was changed. Choose another directory in the hook's certMountPath",
+                        "{workload}: container {} already mounts volume {} at {}; nothing was changed. Choose another directory in the hook's certMountPath",
                         container.name, mount.name, mount.mount_path
                     ),
                 });
             }
         }
-        let volumes = template_of(workload)
-            .and_then(|t| t.spec.as_ref()?.volumes.as_ref())
-            .into_iter()
-            .flatten();
+        let pod = workload.template.spec.iter();
+        let volumes = pod.flat_map(|pod| pod.volumes.iter().flatten());
         for volume in volumes.filter(|v| v.name == names::CERT_VOLUME) {
             if self.volume.is_some() && volume.projected.is_none() {
                 return Err(Conflict {
                     reason: Reason::MountConflict,
                     message: format!(
-                        "Deployment {name}: a volume named {} exists already; nothing was changed. Rename it",
+                        "{workload}: a volume named {} exists already; nothing was changed. Rename it",
                         names::CERT_VOLUME
                     ),
                 });
@@ -345,16 +348,18 @@ fn our_fields(meta: &ObjectMeta) -> Option<Value> {
     (fields != json!({})).then_some(fields)
 }
 
-fn identity(meta: &ObjectMeta) -> Value {
+fn identity(workload: &Workload) -> Value {
+    let (traits, meta) = (workload.traits(), &workload.metadata);
     json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
+        "apiVersion": traits.api_version,
+        "kind": traits.name,
         "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
     })
 }
 
 fn chosen(
     spec: &KrakeHookSpec,
+    workload: &Workload,
     app: &[Container],
     init: &[Container],
 ) -> Result<(Vec<String>, Vec<String>), Conflict> {
@@ -371,8 +376,7 @@ fn chosen(
         return Err(Conflict {
             reason: Reason::ContainerNotFound,
             message: format!(
-                "Deployment {}: no container {missing}; it has {}. Correct the hook's spec.containers",
-                spec.workload.name,
+                "{workload}: no container {missing}; it has {}. Correct the hook's spec.containers",
                 [app, init].concat().join(", ")
             ),
         });
@@ -472,10 +476,6 @@ fn volume(hook: HookIdentity<'_>, object: &str) -> Value {
             "items": items(&[names::CERT, names::KEY, names::BUNDLE]),
         }},
     ]}})
-}
-
-fn template_of(workload: &Deployment) -> Option<&PodTemplateSpec> {
-    workload.spec.as_ref().map(|spec| &spec.template)
 }
 
 fn digest(parts: &[&str]) -> String {

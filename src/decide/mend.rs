@@ -5,12 +5,12 @@
 //! that a removal needs waits for it.
 
 use jiff::SignedDuration;
-use k8s_openapi::api::apps::v1::Deployment;
 
 use super::hook::{Plan, uid_of};
 use super::inject;
 use super::pods::{self, guard_uid};
 use super::seen::{Effect, Refusal, Secrets};
+use super::workload::Workload;
 use crate::api::status::RequestState;
 
 /// How long after a look at a pod that cannot start the next one is due; also how long a pod may
@@ -35,7 +35,7 @@ impl Plan<'_> {
     }
 
     /// Writes again what pods cannot start without.
-    pub(super) fn mend_secrets(&mut self, workload: &Deployment) {
+    pub(super) fn mend_secrets(&mut self, workload: &Workload) {
         let Some(recorded) = self.status.token.clone() else {
             return;
         };

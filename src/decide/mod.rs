@@ -4,6 +4,7 @@
 //! depends on is an argument, so that every decision can be a line of a test table. The rooms:
 //!
 //! - [`seen`]: what a decision is made from, and the effects it can have;
+//! - [`workload`]: a workload of any kind, as far as a decision asks;
 //! - [`hook`]: the whole decision about one hook and its workload, in reading order;
 //! - [`inject`]: what goes into a pod template, and how it is taken out again;
 //! - [`presence`]: the workload is there: provide, inject, arm;
@@ -26,8 +27,10 @@ pub mod pods;
 pub mod presence;
 pub mod removal;
 pub mod seen;
+pub mod workload;
 
 pub use seen::{Decision, Effect, Fact, Next, Seen, Settings};
+pub use workload::Workload;
 
 #[cfg(test)]
 mod tests;

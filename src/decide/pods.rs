@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::inject;
 use super::seen::{Seen, controller_of, is_owned_by};
+use super::workload::Workload;
 use crate::api::condition::Reason;
 use crate::api::krake_hook::{CallOut, CallOutMode};
 use crate::api::names;
@@ -30,16 +31,18 @@ pub struct Target {
 /// still there. Terminating and crash-looping pods count, never-started ones do not.
 pub fn able_to_acknowledge(seen: &Seen, workload_uid: &str) -> Vec<String> {
     let guard = guard_uid(seen);
-    let ours = |uid: &str| {
-        seen.replica_sets.iter().any(|set| {
-            set.uid.as_deref() == Some(uid)
-                && (is_owned_by(set, workload_uid) || guard.is_some_and(|g| is_owned_by(set, g)))
-        })
+    let reached = |meta: &ObjectMeta| {
+        is_owned_by(meta, workload_uid) || guard.is_some_and(|guard| is_owned_by(meta, guard))
+    };
+    let by_a_set = |meta: &ObjectMeta| {
+        let uid = controller_of(meta).map(|owner| &owner.uid);
+        let mut sets = seen.replica_sets.iter();
+        sets.any(|set| set.uid.as_ref() == uid && reached(set))
     };
     seen.pods
         .iter()
         .filter(|pod| inject::carries_stamp_of(&pod.metadata, seen.hook_uid()))
-        .filter(|pod| controller_of(&pod.metadata).is_some_and(|owner| ours(&owner.uid)))
+        .filter(|pod| reached(&pod.metadata) || by_a_set(&pod.metadata))
         .filter(|pod| !is_finished(pod) && has_started(pod))
         .filter(|pod| {
             let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
@@ -50,15 +53,14 @@ pub fn able_to_acknowledge(seen: &Seen, workload_uid: &str) -> Vec<String> {
 }
 
 /// How many live pods have what is injected now, and how many the workload has in all.
-pub fn injected(seen: &Seen, workload: &Deployment, stamp: &str) -> (usize, usize) {
+pub fn injected(seen: &Seen, workload: &Workload, stamp: &str) -> (usize, usize) {
     let current = seen
         .pods
         .iter()
         .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod))
         .filter(|pod| inject::carries_stamp(&pod.metadata, stamp))
         .count();
-    let all = workload.status.as_ref().and_then(|s| s.replicas);
-    (current, usize::try_from(all.unwrap_or(0)).unwrap_or(0))
+    (current, workload.pods.current)
 }
 
 /// Uid of the hook's guard. One that somebody deletes is still a guard: our finalizer keeps it, and

@@ -4,13 +4,13 @@
 //! leaves nothing that a pod could trip over.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
-use super::hook::{Plan, named, uid_of, whole};
+use super::hook::{Plan, dependent, uid_of, whole};
 use super::inject::{self, Injection};
 use super::pods::{self, guard_uid};
 use super::seen::{Effect, Refusal, controller_of, has_finalizer, is_owned_by};
+use super::workload::{Pace, Workload};
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::krake_hook::CompleteAction;
 use crate::api::status::{AckResult, Completion, Outcome, Phase};
@@ -23,7 +23,7 @@ const CONTESTED_AFTER: usize = 4;
 
 impl Plan<'_> {
     /// What to do about a workload that nobody deletes.
-    pub(super) fn presence(&mut self, workload: &Deployment) {
+    pub(super) fn presence(&mut self, workload: &Workload) {
         self.prune(workload);
         self.settle_strays(Some(&uid_of(&workload.metadata)));
         if self.seen.namespace_terminating && self.is_held(workload) {
@@ -53,7 +53,7 @@ impl Plan<'_> {
         }
         if self.is_held(workload) {
             // Whatever becomes of the rest.
-            self.guard_replica_sets(workload);
+            self.guard_dependents(workload);
         }
         if !self.provide(workload) {
             return;
@@ -71,7 +71,7 @@ impl Plan<'_> {
         }
     }
 
-    fn is_held(&self, workload: &Deployment) -> bool {
+    fn is_held(&self, workload: &Workload) -> bool {
         has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER)
             && self.seen.hook.spec.enables(HookKind::Shutdown)
             && !self.disabled(workload)
@@ -79,7 +79,7 @@ impl Plan<'_> {
 
     /// The hook is deleted. It stays for a while and only watches: a sweep deletes hook and
     /// workload in any order, and the workload must not be disarmed a moment before its own turn.
-    fn farewell(&mut self, workload: &Deployment) {
+    fn farewell(&mut self, workload: &Workload) {
         let since = self.seen.hook.metadata.deletion_timestamp.as_ref();
         let delay = SignedDuration::from_secs(self.settings.hooks.disarm_delay_seconds);
         let until = since.map_or(self.now, |at| at.0 + delay);
@@ -93,7 +93,7 @@ impl Plan<'_> {
                 Reason::HookDeleting,
                 message,
             ));
-            self.guard_replica_sets(workload);
+            self.guard_dependents(workload);
             self.keep_armed(workload);
             self.keep(ConditionType::Injected);
             self.look_again_at(until);
@@ -105,7 +105,7 @@ impl Plan<'_> {
     }
 
     /// Takes our entries out. If the API server refuses that, a person has to hear of it.
-    fn eject(&mut self, workload: &Deployment) {
+    fn eject(&mut self, workload: &Workload) {
         if let Some(message) = self.rejection() {
             self.tell_refusal(Reason::Rejected, &message);
             return;
@@ -121,7 +121,7 @@ impl Plan<'_> {
     }
 
     /// Hook or workload says that the hook is to keep out: take everything of ours off.
-    fn stand_down(&mut self, workload: &Deployment) {
+    fn stand_down(&mut self, workload: &Workload) {
         self.status.phase = Some(Phase::Pending);
         let message = format!(
             "{}: {} takes {} out of this hook's reach; remove the annotation to inject and arm again",
@@ -144,7 +144,7 @@ impl Plan<'_> {
 
     /// Whether enough pods have said that the work is complete; noted the first time. An app may say
     /// so in the middle of a removal, too.
-    pub(super) fn note_completion(&mut self, workload: &Deployment) -> bool {
+    pub(super) fn note_completion(&mut self, workload: &Workload) -> bool {
         let template = self.plain_template_hash(workload);
         self.note_completion_of(&uid_of(&workload.metadata), template)
     }
@@ -184,7 +184,7 @@ impl Plan<'_> {
     }
 
     /// Whether enough pods have said that the work is complete; if so, its action is taken.
-    fn completed(&mut self, workload: &Deployment) -> bool {
+    fn completed(&mut self, workload: &Workload) -> bool {
         if !self.note_completion(workload) {
             return false;
         }
@@ -208,7 +208,7 @@ impl Plan<'_> {
     }
 
     /// Guard, ConfigMap, token and certificate. True when all are recorded as written.
-    fn provide(&mut self, workload: &Deployment) -> bool {
+    fn provide(&mut self, workload: &Workload) -> bool {
         if guard_uid(self.seen).is_none() {
             self.first.push(Effect::CreateGuard);
             return false;
@@ -320,7 +320,7 @@ impl Plan<'_> {
         injected
     }
 
-    fn inject(&mut self, workload: &Deployment, injection: &Injection, wants_hold: bool) {
+    fn inject(&mut self, workload: &Workload, injection: &Injection, wants_hold: bool) {
         let in_place = injection.is_in_place(workload, wants_hold);
         if !in_place && self.was_rejected() {
             return self.try_again(workload, injection, wants_hold);
@@ -396,8 +396,8 @@ impl Plan<'_> {
 
     /// The API server has refused the change before. Until it takes it, what people were told
     /// stays: to take it back before each attempt would wake the next attempt, without end.
-    fn try_again(&mut self, workload: &Deployment, injection: &Injection, wants_hold: bool) {
-        self.guard_replica_sets(workload);
+    fn try_again(&mut self, workload: &Workload, injection: &Injection, wants_hold: bool) {
+        self.guard_dependents(workload);
         self.keep_armed(workload);
         self.keep(ConditionType::Ready);
         self.keep(ConditionType::Injected);
@@ -406,7 +406,7 @@ impl Plan<'_> {
     }
 
     /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly.
-    fn contested(&mut self, workload: &Deployment) -> Option<Timestamp> {
+    fn contested(&mut self, workload: &Workload) -> Option<Timestamp> {
         let lately = &self.seen.injections;
         let (Some(last), true) = (lately.last(), lately.len() >= CONTESTED_AFTER) else {
             return None;
@@ -420,8 +420,7 @@ impl Plan<'_> {
             ConditionType::InjectionContested,
             Reason::Contested,
             format!(
-                "our entries were taken out of Deployment {} {} times lately, last by field manager {other}; they are put back every {} s. Let it keep them, or annotate the workload {}: {}",
-                spec_name(self),
+                "our entries were taken out of {workload} {} times lately, last by field manager {other}; they are put back every {} s. Let it keep them, or annotate the workload {}: {}",
                 lately.len(),
                 pause.as_secs(),
                 names::HOOK_ANNOTATION,
@@ -432,40 +431,37 @@ impl Plan<'_> {
         (self.now < at).then_some(at)
     }
 
-    fn why_not_injected(&self, workload: &Deployment, injected: bool) -> (Reason, String) {
+    fn why_not_injected(&self, workload: &Workload, injected: bool) -> (Reason, String) {
         if injected {
             return (
                 Reason::Arming,
                 "not everything that makes a removal wait is in place yet".into(),
             );
         }
-        let name = spec_name(self);
-        if workload.spec.as_ref().and_then(|s| s.paused) == Some(true) {
+        if workload.pace == Pace::Paused {
             return (
                 Reason::RolloutPaused,
                 format!(
-                    "Deployment {name} is paused: no pod gets what was injected; `kubectl rollout resume deployment {name}`"
+                    "{workload} is paused: no pod gets what was injected; `kubectl rollout resume deployment {}`",
+                    workload.name()
                 ),
             );
         }
         (
             Reason::RollingOut,
-            format!("Deployment {name}: pods without the present injection still run"),
+            format!("{workload}: pods without the present injection still run"),
         )
     }
 
-    fn report_injected(&mut self, workload: &Deployment, injection: &Injection) -> bool {
+    fn report_injected(&mut self, workload: &Workload, injection: &Injection) -> bool {
         let (current, all) = pods::injected(self.seen, workload, &injection.stamp);
         let before = condition::is_true(&self.status.conditions, ConditionType::Injected);
-        let status = workload.status.as_ref();
-        let observed = status.and_then(|s| s.observed_generation) >= workload.metadata.generation;
-        let updated = status.and_then(|s| s.updated_replicas).unwrap_or(0);
-        // The first time, the Deployment controller must have seen the new template: before that,
-        // its count of pods may still be the old one, and match by accident.
-        let desired = workload.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
         // A `Recreate` passes through no pod at all.
-        let begun = all > 0 || desired == 0;
-        let rolled = before || (begun && observed && usize::try_from(updated).unwrap_or(0) == all);
+        let begun = all > 0 || workload.pods.desired == 0;
+        // The first time, the workload's controller must have seen the new template: before that,
+        // its count of pods may still be the old one, and match by accident.
+        let counted = workload.is_observed() && workload.pods.updated == all;
+        let rolled = before || (begun && counted);
         let injected = rolled && current >= all;
         let message = format!("{current} of {all} pods have token, URL and certificate");
         self.find(if injected {
@@ -489,10 +485,10 @@ impl Plan<'_> {
     }
 
     /// Guards and canary. True when they and the finalizer are in place.
-    fn arm(&mut self, workload: &Deployment) -> bool {
+    fn arm(&mut self, workload: &Workload) -> bool {
         let uid = uid_of(&workload.metadata);
         let held = has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER);
-        let guarded = self.guard_replica_sets(workload);
+        let guarded = self.guard_dependents(workload);
         let canary = names::canary(self.seen.hook_name(), &uid);
         let watched = self.seen.canaries.iter().any(|c| {
             c.metadata.name.as_deref() == Some(&canary)
@@ -512,9 +508,9 @@ impl Plan<'_> {
         held && guarded && watched
     }
 
-    /// Puts the guard on every ReplicaSet of the workload that lacks it. True when none does, and
-    /// every live pod's ReplicaSet is among them.
-    pub(super) fn guard_replica_sets(&mut self, workload: &Deployment) -> bool {
+    /// Puts the guard on everything the workload has made that lacks it. True when nothing does, and
+    /// every live pod is, or belongs to, one of them.
+    pub(super) fn guard_dependents(&mut self, workload: &Workload) -> bool {
         let Some(guard) = guard_uid(self.seen).map(ToOwned::to_owned) else {
             return false;
         };
@@ -522,17 +518,13 @@ impl Plan<'_> {
             return false;
         }
         let uid = uid_of(&workload.metadata);
-        let own: Vec<_> = self
+        let mut lacking: Vec<_> = self
             .seen
-            .replica_sets
-            .iter()
-            .filter(|set| set.deletion_timestamp.is_none())
-            .filter(|set| controller_of(set).is_some_and(|owner| owner.uid == uid))
-            .collect();
-        let mut lacking: Vec<_> = own
-            .iter()
-            .filter(|set| !is_owned_by(set, &guard))
-            .map(|set| Effect::Guard(named(set)))
+            .dependents()
+            .filter(|(_, meta)| meta.deletion_timestamp.is_none())
+            .filter(|(_, meta)| controller_of(meta).is_some_and(|owner| owner.uid == uid))
+            .filter(|(_, meta)| !is_owned_by(meta, &guard))
+            .map(|(kind, meta)| Effect::Guard(dependent(kind, meta)))
             .collect();
         let all_known = self
             .seen
@@ -541,10 +533,8 @@ impl Plan<'_> {
             .filter(|pod| pod.metadata.deletion_timestamp.is_none())
             .filter_map(|pod| controller_of(&pod.metadata))
             .all(|owner| {
-                self.seen
-                    .replica_sets
-                    .iter()
-                    .any(|set| set.uid.as_deref() == Some(&owner.uid))
+                let mut sets = self.seen.replica_sets.iter();
+                owner.uid == uid || sets.any(|set| set.uid.as_deref() == Some(&owner.uid))
             });
         let complete = lacking.is_empty() && all_known;
         lacking.retain(|effect| !self.then.contains(effect));
@@ -557,9 +547,9 @@ impl Plan<'_> {
         let Some(guard) = guard_uid(self.seen).map(ToOwned::to_owned) else {
             return;
         };
-        for set in &self.seen.replica_sets {
-            if is_owned_by(set, &guard) {
-                self.then.push(Effect::Unguard(named(set)));
+        for (kind, meta) in self.seen.dependents() {
+            if is_owned_by(meta, &guard) {
+                self.then.push(Effect::Unguard(dependent(kind, meta)));
             }
         }
         for canary in &self.seen.canaries {
@@ -570,7 +560,7 @@ impl Plan<'_> {
     }
 
     /// Acknowledgements of other workloads and of superseded requests are decided on: they go.
-    fn prune(&mut self, workload: &Deployment) {
+    fn prune(&mut self, workload: &Workload) {
         let uid = uid_of(&workload.metadata);
         let request = self.status.request.as_ref().map(|r| r.id.as_str());
         let old: Vec<(String, Value)> = self
@@ -603,7 +593,7 @@ impl Plan<'_> {
         // The rollout that cannot be injected into makes a ReplicaSet all the same, and what is armed
         // stays armed.
         if let Some(workload) = &self.seen.workload {
-            self.guard_replica_sets(workload);
+            self.guard_dependents(workload);
             self.keep_armed(workload);
         }
         self.tell_refusal(reason, message);
@@ -622,7 +612,7 @@ impl Plan<'_> {
     }
 
     /// Keeps what was said about arming, unless somebody has taken the finalizer off meanwhile.
-    fn keep_armed(&mut self, workload: &Deployment) {
+    fn keep_armed(&mut self, workload: &Workload) {
         let armed = condition::is_true(&self.status.conditions, ConditionType::Armed);
         if armed && !has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER) {
             self.find(Finding::no(

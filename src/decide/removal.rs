@@ -5,13 +5,13 @@
 //! outcome, because the closed request comes first in the hold table.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::Deployment;
 use sha2::{Digest, Sha256};
 
 use super::hold::{Asked, Hold, Question};
-use super::hook::{Plan, close, is_left_alone, named, uid_of, whole};
+use super::hook::{Plan, close, dependent, is_left_alone, uid_of, whole};
 use super::pods::{self, guard_uid};
 use super::seen::{Call, CallOutOrder, Effect, controller_of, has_finalizer, is_owned_by};
+use super::workload::Workload;
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::krake_hook::{CallOutMode, OnTimeout, QuorumPolicy};
 use crate::api::status::{
@@ -28,7 +28,7 @@ const MOST_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 
 impl Plan<'_> {
     /// What to do about a workload that somebody deletes, or whose namespace goes.
-    pub(super) fn removal(&mut self, workload: &Deployment) {
+    pub(super) fn removal(&mut self, workload: &Workload) {
         self.keep(ConditionType::Injected);
         self.keep(ConditionType::CertificateReady);
         self.note_deletion(workload);
@@ -37,7 +37,7 @@ impl Plan<'_> {
         let answer = question.answer(self.now);
         if !matches!(answer, Hold::Release(..) | Hold::Leave) {
             // A second deletion of another cascade may come while this one waits.
-            self.guard_replica_sets(workload);
+            self.guard_dependents(workload);
         }
         match answer {
             Hold::Arm | Hold::Disarm | Hold::Leave => self.let_go(workload),
@@ -57,7 +57,7 @@ impl Plan<'_> {
 
     /// How the workload is being deleted. `orphan` and `foregroundDeletion` stand in its finalizers
     /// for some milliseconds only; what became of the canary tells afterwards.
-    fn note_deletion(&mut self, workload: &Deployment) {
+    fn note_deletion(&mut self, workload: &Workload) {
         let meta = &workload.metadata;
         if meta.deletion_timestamp.is_none() || self.status.deletion == Some(Deletion::Orphan) {
             return;
@@ -84,7 +84,7 @@ impl Plan<'_> {
         );
     }
 
-    fn question(&self, workload: &Deployment) -> Question {
+    fn question(&self, workload: &Workload) -> Question {
         let uid = uid_of(&workload.metadata);
         let spec = &self.seen.hook.spec;
         let completed = self
@@ -150,7 +150,7 @@ impl Plan<'_> {
             .count()
     }
 
-    fn open(&mut self, workload: &Deployment) {
+    fn open(&mut self, workload: &Workload) {
         let uid = uid_of(&workload.metadata);
         let pods = pods::able_to_acknowledge(self.seen, &uid);
         let terms = self.terms();
@@ -367,7 +367,7 @@ impl Plan<'_> {
         }
     }
 
-    fn retain(&mut self, workload: &Deployment) {
+    fn retain(&mut self, workload: &Workload) {
         let id = self.status.request.as_ref().map(|r| r.id.clone());
         let told = self
             .status
@@ -393,7 +393,7 @@ impl Plan<'_> {
         ));
     }
 
-    fn release(&mut self, workload: &Deployment, outcome: Outcome, message: &str) {
+    fn release(&mut self, workload: &Workload, outcome: Outcome, message: &str) {
         let closed = self
             .status
             .request
@@ -425,22 +425,22 @@ impl Plan<'_> {
     }
 
     /// Deletes by name and uid what the guard kept and nobody has adopted; else only unguards.
-    fn delete_kept(&mut self, workload: &Deployment, outcome: Outcome) {
+    fn delete_kept(&mut self, workload: &Workload, outcome: Outcome) {
         let uid = uid_of(&workload.metadata);
         let Some(guard) = guard_uid(self.seen).map(ToOwned::to_owned) else {
             return;
         };
-        for set in &self.seen.replica_sets {
-            if !is_owned_by(set, &guard) || set.deletion_timestamp.is_some() {
+        for (kind, meta) in self.seen.dependents() {
+            if !is_owned_by(meta, &guard) || meta.deletion_timestamp.is_some() {
                 continue;
             }
-            let adopted = controller_of(set).is_some_and(|owner| owner.uid != uid);
+            let adopted = controller_of(meta).is_some_and(|owner| owner.uid != uid);
             if adopted || outcome == Outcome::Orphaned {
-                self.then.push(Effect::Unguard(named(set)));
+                self.then.push(Effect::Unguard(dependent(kind, meta)));
             } else {
-                self.then.push(Effect::DeleteReplicaSet {
-                    replica_set: named(set),
-                    resource_version: set.resource_version.clone().unwrap_or_default(),
+                self.then.push(Effect::DeleteDependent {
+                    dependent: dependent(kind, meta),
+                    resource_version: meta.resource_version.clone().unwrap_or_default(),
                     foreground: self.status.deletion == Some(Deletion::Foreground),
                 });
             }
@@ -448,7 +448,7 @@ impl Plan<'_> {
     }
 
     /// The workload is being deleted and there is no finalizer of ours (any more).
-    fn let_go(&mut self, workload: &Deployment) {
+    fn let_go(&mut self, workload: &Workload) {
         let released = self
             .status
             .request
@@ -457,9 +457,8 @@ impl Plan<'_> {
         if released {
             return self.report_released("the removal was let go on");
         }
-        let name = workload.metadata.name.as_deref().unwrap_or_default();
         let message = format!(
-            "Deployment {name} was deleted before it was armed; Kubernetes takes no finalizer on an object that is being deleted, so its removal does not wait"
+            "{workload} was deleted before it was armed; Kubernetes takes no finalizer on an object that is being deleted, so its removal does not wait"
         );
         self.status.phase = Some(Phase::Pending);
         self.find(Finding::no(
@@ -503,11 +502,10 @@ impl Plan<'_> {
         }
     }
 
-    fn report_waiting(&mut self, workload: &Deployment) {
+    fn report_waiting(&mut self, workload: &Workload) {
         let Some(request) = &self.status.request else {
             return;
         };
-        let name = workload.metadata.name.as_deref().unwrap_or_default();
         let until = request
             .deadline
             .as_ref()
@@ -518,7 +516,7 @@ impl Plan<'_> {
             .filter(|a| matches!(a.code.as_str(), "404" | "405" | "BadPath"))
             .map(|a| a.code.clone());
         let message = format!(
-            "Deployment {name} is being deleted; waiting for the app's acknowledgement until {until}, round {} of {}",
+            "{workload} is being deleted; waiting for the app's acknowledgement until {until}, round {} of {}",
             request.round,
             request.terms.retries + 1
         );

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::Value;
 
+use super::workload::Workload;
+use crate::api::kind::{DependentKind, WorkloadKind};
 use crate::api::status::{Attempt, TokenSecret};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, KrakeHookStatus};
 use crate::config::HooksConfig;
@@ -41,7 +42,7 @@ pub struct Seen {
     /// An older hook for the same workload.
     pub rival: Option<String>,
     /// The workload, read live.
-    pub workload: Option<Deployment>,
+    pub workload: Option<Workload>,
     /// ReplicaSets that carry the hook's label; read live while the workload is being deleted.
     pub replica_sets: Vec<ObjectMeta>,
     /// Pods that carry the hook's label; read live while the workload is being deleted.
@@ -170,14 +171,14 @@ pub enum Effect {
         /// Name of the ConfigMap.
         name: String,
     },
-    /// Add the guard to a ReplicaSet.
-    Guard(Named),
-    /// Take the guard off a ReplicaSet.
-    Unguard(Named),
-    /// Delete a ReplicaSet, if it is still the one that was seen.
-    DeleteReplicaSet {
+    /// Add the guard to what the workload made.
+    Guard(Dependent),
+    /// Take the guard off what the workload made.
+    Unguard(Dependent),
+    /// Delete what the workload made, if it is still the one that was seen.
+    DeleteDependent {
         /// Which.
-        replica_set: Named,
+        dependent: Dependent,
         /// resourceVersion it was seen with.
         resource_version: String,
         /// Whether its pods go first.
@@ -203,9 +204,11 @@ pub enum Effect {
     DeleteGuard,
 }
 
-/// An object by name and uid.
+/// Something that the workload made and a guard is put on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct Dependent {
+    /// Kind.
+    pub kind: DependentKind,
     /// Name.
     pub name: String,
     /// Uid.
@@ -264,17 +267,17 @@ pub enum Fact {
     /// The certificate is this now.
     Certificate(Box<HookCertificate>),
     /// The workload is this now.
-    Workload(Box<Deployment>),
+    Workload(Box<Workload>),
     /// The workload is gone.
     WorkloadGone,
     /// The canary is this now.
     Canary(Box<ConfigMap>),
     /// The canary is gone.
     CanaryGone(String),
-    /// The ReplicaSet is this now.
-    ReplicaSet(Box<ObjectMeta>),
-    /// The ReplicaSet is gone, or going.
-    ReplicaSetGone(String),
+    /// Metadata of what the workload made is this now.
+    Dependent(DependentKind, Box<ObjectMeta>),
+    /// What the workload made under this uid is gone, or going.
+    DependentGone(String),
     /// A call has begun.
     Calling,
     /// It was refused for good.
@@ -326,6 +329,21 @@ impl Seen {
         self.hook.metadata.namespace.as_deref().unwrap_or_default()
     }
 
+    /// The kind of the hook's workload.
+    pub fn kind(&self) -> Option<WorkloadKind> {
+        self.hook.spec.workload.known_kind()
+    }
+
+    /// What carries the guard, or should.
+    pub fn dependents(&self) -> impl Iterator<Item = (DependentKind, &ObjectMeta)> {
+        dependents(self.kind(), &self.replica_sets, &self.pods)
+    }
+
+    /// resourceVersion that what the workload made was seen with.
+    pub fn version_of(&self, dependent: &Dependent) -> Option<&str> {
+        version_of(self.dependents(), &dependent.uid)
+    }
+
     /// The hook's status, or an empty one.
     pub fn status(&self) -> KrakeHookStatus {
         self.hook.status.clone().unwrap_or_default()
@@ -357,17 +375,48 @@ impl Seen {
             Fact::CanaryGone(name) => self
                 .canaries
                 .retain(|canary| canary.metadata.name.as_deref() != Some(&name)),
-            Fact::ReplicaSet(meta) => {
+            Fact::Dependent(DependentKind::ReplicaSet, meta) => {
                 self.replica_sets.retain(|other| other.uid != meta.uid);
                 self.replica_sets.push(*meta);
             }
-            Fact::ReplicaSetGone(uid) => self
-                .replica_sets
-                .retain(|meta| meta.uid.as_deref() != Some(&uid)),
+            Fact::Dependent(DependentKind::Pod, meta) => {
+                let mut pods = self.pods.iter_mut();
+                if let Some(pod) = pods.find(|pod| pod.metadata.uid == meta.uid) {
+                    pod.metadata = *meta;
+                }
+            }
+            Fact::DependentGone(uid) => {
+                let other = |meta: &ObjectMeta| meta.uid.as_deref() != Some(&uid);
+                self.replica_sets.retain(other);
+                self.pods.retain(|pod| other(&pod.metadata));
+            }
             Fact::Calling => self.call = Call::Open,
             Fact::Refused(refusal) => self.refusal = Some(refusal),
         }
     }
+}
+
+/// resourceVersion of the one with this uid.
+pub(super) fn version_of<'a>(
+    mut dependents: impl Iterator<Item = (DependentKind, &'a ObjectMeta)>,
+    uid: &str,
+) -> Option<&'a str> {
+    let (_, meta) = dependents.find(|(_, meta)| meta.uid.as_deref() == Some(uid))?;
+    meta.resource_version.as_deref()
+}
+
+/// What of these carries the guard, or should, of a workload of this kind.
+pub(super) fn dependents<'a>(
+    kind: Option<WorkloadKind>,
+    replica_sets: &'a [ObjectMeta],
+    pods: &'a [Pod],
+) -> impl Iterator<Item = (DependentKind, &'a ObjectMeta)> {
+    let guarded = kind.and_then(|kind| kind.traits().guarded);
+    let sets = replica_sets.iter();
+    let sets = sets.map(|meta| (DependentKind::ReplicaSet, meta));
+    let pods = pods.iter().map(|pod| (DependentKind::Pod, &pod.metadata));
+    sets.chain(pods)
+        .filter(move |(kind, _)| guarded == Some(*kind))
 }
 
 /// The controlling owner of an object.

@@ -1,14 +1,13 @@
 //! Builders that read as specs.
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
-use crate::api::{HookGuard, KrakeHook, names};
+use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
 use crate::config::HooksConfig;
-use crate::decide::Settings;
+use crate::decide::{Settings, Workload};
 
 /// Namespace of everything built here.
 pub const NAMESPACE: &str = "ml";
@@ -129,9 +128,11 @@ impl Build {
         serde_json::from_value(self.0).expect("a hook")
     }
 
-    /// As a Deployment.
-    pub fn deployment(self) -> Deployment {
-        serde_json::from_value(self.0).expect("a Deployment")
+    /// As a workload.
+    pub fn workload(self) -> Workload {
+        let word = |key: &str| self.0[key].as_str().unwrap_or_default();
+        let kind = WorkloadKind::find(word("apiVersion"), word("kind")).expect("a known kind");
+        Workload::read(kind, self.clone().meta(), &self.0).expect("a workload")
     }
 
     /// As a pod.

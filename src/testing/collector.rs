@@ -13,6 +13,7 @@ use super::server::drop_finalizer;
 use super::world::{Propagation, World, mark_deleted};
 use crate::api::names;
 use crate::decide::seen::{controller_of, has_finalizer, is_owned_by};
+use crate::decide::workload::Pace;
 
 impl World {
     /// Lets Kubernetes work until it rests.
@@ -152,14 +153,13 @@ impl World {
         for name in self.workloads.keys().cloned().collect::<Vec<_>>() {
             let live = self.workload(&name).expect("it was listed");
             let uid = live.metadata.uid.clone().unwrap_or_default();
-            let spec = live.spec.as_ref().expect("a spec");
-            let template = json!(spec.template);
+            let template = json!(live.template);
             let active = live.metadata.deletion_timestamp.is_none()
-                && spec.paused != Some(true)
+                && live.pace != Pace::Paused
                 && !self.namespace_terminating;
             if active {
                 self.adopt(&uid);
-                let wanted = spec.replicas.unwrap_or(1);
+                let wanted = i32::try_from(live.pods.desired).expect("not so many");
                 self.follow(&name, &uid, &template, wanted);
             }
             let pods = |current: bool| {

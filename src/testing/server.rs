@@ -9,7 +9,7 @@ use crate::api::status::TokenSecret;
 use crate::api::{KrakeHookStatus, names};
 use crate::cluster::objects;
 use crate::decide::pods::guard_uid;
-use crate::decide::seen::{Named, Refusal, has_finalizer};
+use crate::decide::seen::{Dependent, Refusal, has_finalizer};
 use crate::decide::{Effect, Fact, Seen};
 
 /// Somebody was faster, or what was meant is not there.
@@ -60,11 +60,11 @@ impl World {
                 self.guard(set, Some(owner))
             }
             Effect::Unguard(set) => self.guard(set, None),
-            Effect::DeleteReplicaSet {
-                replica_set,
+            Effect::DeleteDependent {
+                dependent,
                 resource_version,
                 foreground,
-            } => self.delete_replica_set(replica_set, resource_version, *foreground),
+            } => self.delete_dependent(dependent, resource_version, *foreground),
             Effect::ReleaseWorkload { uid } => {
                 self.release(seen.workload.as_ref().map(|w| &w.metadata), uid)
             }
@@ -157,12 +157,12 @@ impl World {
     }
 
     /// Puts a guard on a ReplicaSet, or takes it off.
-    pub fn guard(&mut self, named: &Named, owner: Option<Value>) -> Result<Fact, Conflict> {
+    pub fn guard(&mut self, dependent: &Dependent, owner: Option<Value>) -> Result<Fact, Conflict> {
         let version = self.next_version();
-        let uid = named.uid.clone();
-        let set = self.replica_sets.get_mut(&named.name);
+        let uid = dependent.uid.clone();
+        let set = self.replica_sets.get_mut(&dependent.name);
         let Some(set) = set.filter(|set| set.metadata.uid.as_ref() == Some(&uid)) else {
-            return Ok(Fact::ReplicaSetGone(uid));
+            return Ok(Fact::DependentGone(uid));
         };
         let owners = set.metadata.owner_references.get_or_insert_default();
         owners.retain(|owner| owner.kind != "HookGuard");
@@ -170,20 +170,23 @@ impl World {
             owners.push(serde_json::from_value(owner).expect("an owner"));
         }
         set.metadata.resource_version = Some(version);
-        Ok(Fact::ReplicaSet(Box::new(set.metadata.clone())))
+        Ok(Fact::Dependent(
+            dependent.kind,
+            Box::new(set.metadata.clone()),
+        ))
     }
 
     /// Deletes a ReplicaSet, if it is exactly the one that was seen.
-    pub fn delete_replica_set(
+    pub fn delete_dependent(
         &mut self,
-        named: &Named,
+        dependent: &Dependent,
         resource_version: &str,
         foreground: bool,
     ) -> Result<Fact, Conflict> {
         let (now, version) = (self.now, self.next_version());
-        if let Some(set) = self.replica_sets.get_mut(&named.name) {
+        if let Some(set) = self.replica_sets.get_mut(&dependent.name) {
             let meta = &mut set.metadata;
-            if meta.uid.as_ref() != Some(&named.uid)
+            if meta.uid.as_ref() != Some(&dependent.uid)
                 || meta.resource_version.as_deref() != Some(resource_version)
             {
                 return Err(Conflict);
@@ -196,7 +199,7 @@ impl World {
             mark_deleted(meta, how, now, version);
         }
         self.sweep();
-        Ok(Fact::ReplicaSetGone(named.uid.clone()))
+        Ok(Fact::DependentGone(dependent.uid.clone()))
     }
 
     fn change_hook(&mut self, seen: &Seen, change: fn(&mut ObjectMeta)) -> Result<Fact, Conflict> {

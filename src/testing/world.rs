@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use super::build::{self, Build, NAME};
 use super::merge;
 use crate::api::status::{AckResult, TokenSecret};
 use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, names};
+use crate::decide;
 use crate::decide::ack::{self, Incoming, Look, Verdict};
 use crate::decide::farewell::Remains;
 use crate::decide::seen::{Call, Seen, has_finalizer, is_owned_by};
@@ -235,10 +236,10 @@ impl World {
     }
 
     /// A workload as the API server shows it.
-    pub fn workload(&self, name: &str) -> Option<Deployment> {
+    pub fn workload(&self, name: &str) -> Option<decide::Workload> {
         let kept = self.workloads.get(name)?;
-        let mut object =
-            json!({"metadata": kept.meta, "spec": kept.written, "status": kept.status});
+        let mut object = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": kept.meta, "spec": kept.written, "status": kept.status});
         if let Some(applied) = &kept.applied {
             if let Some(spec) = applied.get("spec") {
                 merge::merge(&mut object["spec"], spec);
@@ -247,7 +248,7 @@ impl World {
                 "manager": names::INJECT_MANAGER, "operation": "Apply", "fieldsType": "FieldsV1",
                 "fieldsV1": merge::managed(applied)}]);
         }
-        Some(serde_json::from_value(object).expect("a Deployment"))
+        Some(Build(object).workload())
     }
 
     /// What the hook controller sees of a hook.

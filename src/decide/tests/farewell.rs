@@ -1,7 +1,7 @@
 //! Each line of what is left to do for a hook that is gone.
 
 use crate::decide::farewell::{Remains, decide};
-use crate::decide::seen::{Effect, Named, Next};
+use crate::decide::seen::{Dependent, Effect, Next};
 use crate::decide::{inject, seen};
 use crate::testing::build::{self, Build, NAME, at};
 
@@ -33,23 +33,24 @@ fn stamped(hook: &str) -> Build {
     build::pod("pod").stamp(&format!("{}-1", inject::stamp_prefix(hook)))
 }
 
-fn set() -> Named {
-    Named {
+fn set() -> Dependent {
+    Dependent {
+        kind: crate::api::DependentKind::ReplicaSet,
         name: "set".into(),
         uid: "set".into(),
     }
 }
 
 fn delete() -> Effect {
-    Effect::DeleteReplicaSet {
-        replica_set: set(),
+    Effect::DeleteDependent {
+        dependent: set(),
         resource_version: "7".into(),
         foreground: false,
     }
 }
 
 fn eject(workload: &Build) -> Effect {
-    Effect::ApplyInjection(inject::ejection(&workload.clone().deployment(), false))
+    Effect::ApplyInjection(inject::ejection(&workload.clone().workload(), false))
 }
 
 fn release() -> Effect {
@@ -73,20 +74,20 @@ fn line_by_line() {
         (
             "a live workload is ejected, its ReplicaSets live on",
             |r| {
-                r.workload = Some(held().deployment());
+                r.workload = Some(held().workload());
                 r.replica_sets = vec![guarded().owner("Deployment", WORKLOAD).meta()];
             },
             vec![eject(&held()), Effect::Unguard(set())],
         ),
         (
             "a workload that is nothing of ours stays as it is",
-            |r| r.workload = Some(build::deployment(NAME).uid("other").deployment()),
+            |r| r.workload = Some(build::deployment(NAME).uid("other").workload()),
             vec![Effect::DeleteGuard],
         ),
         (
             "a removal that waits goes on: pods first, then the finalizer",
             |r| {
-                r.workload = Some(held().deleting().deployment());
+                r.workload = Some(held().deleting().workload());
                 r.replica_sets = vec![guarded().owner("Deployment", WORKLOAD).meta()];
             },
             vec![delete(), release()],
@@ -94,7 +95,7 @@ fn line_by_line() {
         (
             "kept by the guard alone: the removal goes on",
             |r| {
-                r.workload = Some(held().deleting().deployment());
+                r.workload = Some(held().deleting().workload());
                 r.replica_sets = vec![guarded().meta()];
             },
             vec![delete(), release()],
@@ -103,7 +104,7 @@ fn line_by_line() {
             "orphaned, by the finalizer: the pods live on",
             |r| {
                 let workload = held().deleting().finalizer("orphan");
-                r.workload = Some(workload.deployment());
+                r.workload = Some(workload.workload());
                 r.replica_sets = vec![guarded().meta()];
             },
             vec![Effect::Unguard(set()), release()],

@@ -45,7 +45,7 @@ fn a_set_without_controller_is_left_alone_while_its_workload_lives() {
     let settings = build::settings("leader-0", true);
     let decision = hook::decide(&seen, &settings, operator.world.now);
     let touches =
-        |effect: &Effect| matches!(effect, Effect::DeleteReplicaSet { .. } | Effect::Unguard(_));
+        |effect: &Effect| matches!(effect, Effect::DeleteDependent { .. } | Effect::Unguard(_));
     assert!(!decision.effects.iter().any(touches), "{decision:?}");
 }
 

@@ -27,7 +27,7 @@ fn inject(hook: Build, workload: &Build, settings: &Settings) -> Result<Injectio
         HOOK,
         &hook.hook().spec,
         settings,
-        &workload.clone().deployment(),
+        &workload.clone().workload(),
     )
 }
 
@@ -41,7 +41,7 @@ fn plain() -> Settings {
 
 fn patch(hook: Build, workload: &Build, settings: &Settings, hold: bool) -> Value {
     let injection = inject(hook, workload, settings).unwrap();
-    injection.patch(&workload.clone().deployment(), hold)
+    injection.patch(&workload.clone().workload(), hold)
 }
 
 /// A workload as it is after server-side apply of a patch by our field manager.
@@ -97,7 +97,7 @@ fn own_names_own_directories_and_an_init_container() {
 
 #[test]
 fn the_ejection() {
-    let workload = workload().deployment();
+    let workload = workload().workload();
     insta::assert_json_snapshot!([
         inject::ejection(&workload, false),
         inject::ejection(&workload, true)
@@ -108,7 +108,7 @@ fn the_ejection() {
 fn what_is_in_place_is_known_as_such() {
     for settings in [tls(), plain()] {
         let injection = inject(both(), &workload(), &settings).unwrap();
-        let bare = workload().deployment();
+        let bare = workload().workload();
         assert!(!injection.is_in_template(&bare));
         assert!(!inject::is_touched(&bare));
         let injected = applied(&workload(), &injection.patch(&bare, true));
@@ -117,7 +117,7 @@ fn what_is_in_place_is_known_as_such() {
         let injected = injected.with(entry, json!("/dev/termination-log"));
         let again = inject(both(), &injected, &settings).unwrap();
         assert_eq!(again, injection, "nothing of ours is taken for the user's");
-        let injected = injected.deployment();
+        let injected = injected.workload();
         assert!(injection.is_in_place(&injected, true));
         assert!(!injection.is_in_place(&injected, false));
         assert!(inject::is_touched(&injected));
@@ -127,10 +127,7 @@ fn what_is_in_place_is_known_as_such() {
 #[test]
 fn each_missing_entry_is_noticed() {
     let injection = inject(both(), &workload(), &tls()).unwrap();
-    let injected = applied(
-        &workload(),
-        &injection.patch(&workload().deployment(), true),
-    );
+    let injected = applied(&workload(), &injection.patch(&workload().workload(), true));
     let pod = "/spec/template/spec";
     for pointer in [
         "/spec/template/metadata/labels/hooks.krake.dev~1hook",
@@ -147,7 +144,7 @@ fn each_missing_entry_is_noticed() {
             Value::Object(fields) => drop(fields.remove(&key.replace("~1", "/"))),
             other => panic!("{other}"),
         }
-        assert!(!injection.is_in_template(&object.deployment()), "{pointer}");
+        assert!(!injection.is_in_template(&object.workload()), "{pointer}");
     }
 }
 
@@ -287,9 +284,9 @@ fn the_same_work_has_the_same_hash_injected_or_not() {
             ),
             workload().with("/spec/template/metadata/annotations", json!({"a": "b"})),
         ] {
-            let bare = user.clone().deployment();
+            let bare = user.clone().workload();
             let injection = inject(both(), &user, &settings).unwrap();
-            let injected = applied(&user, &injection.patch(&bare, true)).deployment();
+            let injected = applied(&user, &injection.patch(&bare, true)).workload();
             let before = inject::template_hash(&bare, Some(&injection));
             assert_eq!(before, inject::template_hash(&bare, None));
             assert_eq!(before, inject::template_hash(&injected, Some(&injection)));
@@ -298,8 +295,8 @@ fn the_same_work_has_the_same_hash_injected_or_not() {
     }
     let other = workload().with("/spec/template/spec/containers/0/image", json!("newer"));
     assert_ne!(
-        inject::template_hash(&other.deployment(), None),
-        inject::template_hash(&workload().deployment(), None)
+        inject::template_hash(&other.workload(), None),
+        inject::template_hash(&workload().workload(), None)
     );
 }
 
@@ -307,7 +304,7 @@ fn the_same_work_has_the_same_hash_injected_or_not() {
 fn the_stamp_changes_with_what_pods_get_and_with_nothing_else() {
     let stamp = |hook: Build, uid: &str, workload: &Build, settings: &Settings| {
         let identity = HookIdentity { name: NAME, uid };
-        let workload = workload.clone().deployment();
+        let workload = workload.clone().workload();
         let injection = inject::injection(identity, &hook.hook().spec, settings, &workload);
         injection.unwrap().stamp
     };

@@ -216,13 +216,13 @@ impl Operator {
             let done = match &effect {
                 Effect::ApplyInjection(patch) => self.world.inject(patch),
                 Effect::Unguard(set) => self.world.guard(set, None),
-                Effect::DeleteReplicaSet {
-                    replica_set,
+                Effect::DeleteDependent {
+                    dependent,
                     resource_version,
                     foreground,
                 } => self
                     .world
-                    .delete_replica_set(replica_set, resource_version, *foreground),
+                    .delete_dependent(dependent, resource_version, *foreground),
                 Effect::ReleaseWorkload { uid } => self.world.release(namespace, uid),
                 Effect::RemoveCanary { name } => {
                     self.world.config_maps.remove(name);
@@ -334,7 +334,7 @@ impl Operator {
             Effect::ReleaseWorkload { uid } => {
                 request.is_some_and(|r| r.state == RequestState::Closed && r.workload_uid == *uid)
             }
-            Effect::DeleteReplicaSet { .. } => {
+            Effect::DeleteDependent { .. } => {
                 workload.is_none_or(|w| !leaves(&w.meta))
                     || request.is_some_and(|r| r.state == RequestState::Closed)
             }

@@ -1,0 +1,237 @@
+//! A workload of any kind, as far as a decision asks. What the kind can do is in its row of the table
+//! in [`crate::api::kind`]; what this one object says is here.
+
+use std::fmt;
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
+
+use crate::api::kind::{Change, Traits, WorkloadKind};
+
+/// A workload, read from the API server's JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// Its kind.
+    pub kind: WorkloadKind,
+    /// Its metadata.
+    pub metadata: ObjectMeta,
+    /// The template of its pods. Only to be read: written, a typed one would claim more than ours.
+    pub template: PodTemplateSpec,
+    /// How many pods there are and should be.
+    pub pods: Pods,
+    /// Newest generation that its controller has seen.
+    pub observed_generation: Option<i64>,
+    /// Why pods do not get a changed template by themselves, if they do not.
+    pub pace: Pace,
+}
+
+/// How many pods a workload has, as its controller counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// It should have so many.
+    pub desired: usize,
+    /// It has so many.
+    pub current: usize,
+    /// So many of them are of the newest template.
+    pub updated: usize,
+}
+
+/// When pods get a changed template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// At once, one after the other.
+    Rolling,
+    /// When somebody resumes the rollout.
+    Paused,
+    /// When somebody deletes the old ones.
+    OnDelete,
+    /// Those below this number do not.
+    Partition(i64),
+}
+
+impl Workload {
+    /// Reads an object; `data` is all of it but its metadata.
+    pub fn read(
+        kind: WorkloadKind,
+        metadata: ObjectMeta,
+        data: &Value,
+    ) -> Result<Self, serde_json::Error> {
+        let traits = kind.traits();
+        let template = data.pointer(traits.template).unwrap_or(&Value::Null);
+        let mut template: PodTemplateSpec = match template {
+            Value::Null => PodTemplateSpec::default(),
+            template => serde_json::from_value(template.clone())?,
+        };
+        if traits.template.is_empty() {
+            template.metadata = Some(ObjectMeta {
+                labels: metadata.labels.clone(),
+                annotations: metadata.annotations.clone(),
+                ..ObjectMeta::default()
+            });
+        }
+        Ok(Self {
+            pods: Pods::read(kind, data),
+            observed_generation: number(data, "/status/observedGeneration"),
+            pace: Pace::read(data),
+            kind,
+            metadata,
+            template,
+        })
+    }
+
+    /// One of which only the metadata is known.
+    pub fn of(kind: WorkloadKind, metadata: ObjectMeta) -> Self {
+        Self::read(kind, metadata, &Value::Null).expect("nothing is a template without anything")
+    }
+
+    /// What its kind can do.
+    pub fn traits(&self) -> &'static Traits {
+        self.kind.traits()
+    }
+
+    /// Name, or nothing.
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Whether its controller knows the object as it is now.
+    pub fn is_observed(&self) -> bool {
+        self.observed_generation >= self.metadata.generation
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name())
+    }
+}
+
+impl Pods {
+    fn read(kind: WorkloadKind, data: &Value) -> Self {
+        let first = |pointers: &[&str]| {
+            let found = pointers.iter().find_map(|pointer| number(data, pointer));
+            found.and_then(|n| usize::try_from(n).ok())
+        };
+        let current = first(&[
+            "/status/replicas",
+            "/status/currentNumberScheduled",
+            "/status/active",
+        ])
+        .unwrap_or(0);
+        let updated = match kind.traits().change {
+            Change::RollsOut => {
+                first(&["/status/updatedReplicas", "/status/updatedNumberScheduled"]).unwrap_or(0)
+            }
+            // Nobody counts them.
+            Change::NewPodsOnly | Change::Refused => current,
+        };
+        let desired = first(&[
+            "/spec/replicas",
+            "/status/desiredNumberScheduled",
+            "/spec/parallelism",
+        ]);
+        Self {
+            desired: desired.unwrap_or(1),
+            current,
+            updated,
+        }
+    }
+}
+
+impl Pace {
+    fn read(data: &Value) -> Self {
+        let partition = number(data, "/spec/updateStrategy/rollingUpdate/partition");
+        if data.pointer("/spec/paused") == Some(&Value::Bool(true)) {
+            Self::Paused
+        } else if data.pointer("/spec/updateStrategy/type") == Some(&"OnDelete".into()) {
+            Self::OnDelete
+        } else if let Some(partition) = partition.filter(|partition| *partition > 0) {
+            Self::Partition(partition)
+        } else {
+            Self::Rolling
+        }
+    }
+}
+
+fn number(data: &Value, pointer: &str) -> Option<i64> {
+    data.pointer(pointer).and_then(Value::as_i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(kind: WorkloadKind, data: &Value) -> Workload {
+        let meta = json!({"name": "trainer", "generation": 2, "labels": {"app": "trainer"}});
+        Workload::read(kind, serde_json::from_value(meta).unwrap(), data).unwrap()
+    }
+
+    #[test]
+    fn each_kind_counts_pods_in_words_of_its_own() {
+        let pods = |desired, current, updated| Pods {
+            desired,
+            current,
+            updated,
+        };
+        let replicas = json!({"spec": {"replicas": 3},
+            "status": {"replicas": 2, "updatedReplicas": 1}});
+        let nodes = json!({"status": {"desiredNumberScheduled": 3,
+            "currentNumberScheduled": 2, "updatedNumberScheduled": 1}});
+        let jobs = json!({"spec": {"parallelism": 3}, "status": {"active": 2}});
+        for (kind, data, expected) in [
+            (WorkloadKind::Deployment, &replicas, pods(3, 2, 1)),
+            (WorkloadKind::StatefulSet, &replicas, pods(3, 2, 1)),
+            (WorkloadKind::DaemonSet, &nodes, pods(3, 2, 1)),
+            (WorkloadKind::ReplicaSet, &replicas, pods(3, 2, 2)),
+            (
+                WorkloadKind::ReplicationController,
+                &replicas,
+                pods(3, 2, 2),
+            ),
+            (WorkloadKind::Job, &jobs, pods(3, 2, 2)),
+            (WorkloadKind::StatefulSet, &json!({}), pods(1, 0, 0)),
+        ] {
+            assert_eq!(read(kind, data).pods, expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_pods_from_a_new_template_is_read() {
+        let strategy = |strategy: Value| json!({"spec": {"updateStrategy": strategy}});
+        for (data, pace) in [
+            (json!({"spec": {}}), Pace::Rolling),
+            (json!({"spec": {"paused": true}}), Pace::Paused),
+            (strategy(json!({"type": "OnDelete"})), Pace::OnDelete),
+            (
+                strategy(json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 2}})),
+                Pace::Partition(2),
+            ),
+            (
+                strategy(json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})),
+                Pace::Rolling,
+            ),
+        ] {
+            assert_eq!(read(WorkloadKind::StatefulSet, &data).pace, pace, "{data}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_its_own_template() {
+        let spec = json!({"containers": [{"name": "app", "image": "app"}]});
+        let pod = read(WorkloadKind::Pod, &json!({"spec": spec}));
+        let template = json!({"spec": {"template": {"metadata": {"labels": {"app": "trainer"}},
+            "spec": spec}}});
+        let job = read(WorkloadKind::Job, &template);
+        assert_eq!(pod.template, job.template);
+        assert_eq!(pod.to_string(), "Pod trainer");
+    }
+
+    #[test]
+    fn what_is_no_template_is_an_error() {
+        let data = json!({"spec": {"template": {"spec": "containers"}}});
+        let kind = WorkloadKind::Deployment;
+        assert!(Workload::read(kind, ObjectMeta::default(), &data).is_err());
+    }
+}
