@@ -174,6 +174,7 @@ impl Operator {
         let (refusals, refused) = mpsc::channel(256);
         let endpoint = Endpoint::new(Parts {
             hooks: caches.hooks.clone(),
+            certificates: caches.certificates.clone(),
             client: self.clients.calls.clone(),
             ring: Arc::new(ArcSwap::new(Arc::clone(&self.ring))),
             endpoint: self.config.endpoint(&self.namespace),

@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::commit::HookName;
 use crate::api::{HookKind, KrakeHook};
-use crate::pki::{HookUri, Identity, IdentityError};
+use crate::pki::{CertificateUri, HookUri, Identity, IdentityError};
 
 /// The longest uid that is taken; those of Kubernetes have 36 characters.
 const LONGEST_UID: usize = 64;
@@ -21,6 +21,7 @@ pub struct Peer(Arc<Known>);
 #[derive(Debug)]
 struct Known {
     hook: HookUri,
+    certificate: Option<CertificateUri>,
     serial: String,
 }
 
@@ -40,8 +41,18 @@ impl Peer {
     pub fn from_certificate(leaf: &CertificateDer<'_>) -> Result<Self, IdentityError> {
         let identity = Identity::from_der(leaf)?;
         let hook = identity.hook()?;
+        let certificate = identity.certificate()?;
         let serial = identity.serial;
-        Ok(Self(Arc::new(Known { hook, serial })))
+        Ok(Self(Arc::new(Known {
+            hook,
+            certificate,
+            serial,
+        })))
+    }
+
+    /// Uid of the user's own `HookCertificate` it was issued for, if it was.
+    pub fn own_certificate(&self) -> Option<&str> {
+        self.0.certificate.as_ref().map(|own| own.uid.as_str())
     }
 
     /// Serial number of the certificate.

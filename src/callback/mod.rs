@@ -9,6 +9,7 @@
 //! | `connection.rs` | one connection and its end |
 //! | `tls.rs` | what the endpoint shows and whom it lets in |
 //! | `identity.rs` | who is calling |
+//! | `own.rs` | users' own certificates, and whether they still stand |
 //! | `routes.rs` | the one route, from a request to an answer |
 //! | `body.rs` | what the app says |
 //! | `commit.rs` | the write, for all who wait for it at once |
@@ -18,6 +19,7 @@ mod commit;
 mod connection;
 mod identity;
 pub mod listener;
+mod own;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -34,11 +36,13 @@ use kube::runtime::reflector::Store;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use own::OwnCertificates;
+
 pub use commit::{Committer, HookName};
 pub use listener::{BindError, Limits, Listener, Mode};
 pub use tls::{Trust, TrustError, TrustSlot};
 
-use crate::api::{HookKind, KrakeHook};
+use crate::api::{HookCertificate, HookKind, KrakeHook};
 use crate::metrics::Metrics;
 use crate::pki::Ring;
 
@@ -52,6 +56,7 @@ const MOST_REQUESTS: usize = 16_384;
 /// The endpoint that apps call.
 pub struct Endpoint {
     hooks: Store<KrakeHook>,
+    own_certificates: OwnCertificates,
     ring: Arc<ArcSwap<Ring>>,
     certificates_required: bool,
     path_prefix: String,
@@ -67,6 +72,8 @@ pub struct Endpoint {
 pub struct Parts {
     /// The cache of hooks.
     pub hooks: Store<KrakeHook>,
+    /// The cache of certificates.
+    pub certificates: Store<HookCertificate>,
     /// A client that does not try again by itself.
     pub client: Client,
     /// The ring of master keys; may be replaced at any time.
@@ -106,6 +113,7 @@ impl Endpoint {
     pub fn new(parts: Parts) -> Self {
         Self {
             hooks: parts.hooks,
+            own_certificates: OwnCertificates::new(parts.certificates, parts.client.clone()),
             ring: parts.ring,
             // Until `serve` knows better: nobody without a certificate.
             certificates_required: true,

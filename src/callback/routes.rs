@@ -29,6 +29,7 @@ use warp::filters::BoxedFilter;
 use super::body::{self, BodyFault, Said};
 use super::commit::{Outcome, Sight};
 use super::identity::{Addressed, Peer};
+use super::own::Standing;
 use super::{Endpoint, Refusal, Refused};
 use crate::api::status::AckResult;
 use crate::api::{HookKind, KrakeHook};
@@ -117,9 +118,29 @@ async fn answer<B: Buf>(
 }
 
 impl Endpoint {
-    /// Lets a caller in by what the cache says, or else, because the cache may be behind a hook or
-    /// workload that was just created, by what the server says.
+    /// Lets a caller in whose certificate, hook and token go together.
     async fn admit(
+        &self,
+        addressed: &Addressed,
+        peer: Option<&Peer>,
+        token: &SecretString,
+        arrived: Instant,
+    ) -> Result<(Granted, Instant), Denied> {
+        let granted = self.admit_by_token(addressed, peer, token, arrived).await?;
+        let Some(own) = peer.and_then(Peer::own_certificate) else {
+            return Ok(granted);
+        };
+        let namespace = &addressed.hook.namespace;
+        match self.own_certificates.standing(namespace, own).await {
+            Standing::Stands => Ok(granted),
+            Standing::Gone => Err(Denied::Unauthorized),
+            Standing::Unknown => Err(Denied::Unavailable),
+        }
+    }
+
+    /// By what the cache says, or else, because the cache may be behind a hook or workload that was
+    /// just created, by what the server says.
+    async fn admit_by_token(
         &self,
         addressed: &Addressed,
         peer: Option<&Peer>,

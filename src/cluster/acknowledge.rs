@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, Error};
 use serde_json::Value;
 use thiserror::Error as ThisError;
 
-use crate::api::{KrakeHook, names};
+use super::Act;
+use crate::api::{HookCertificate, KrakeHook, names};
 
 /// How long a call may take in all; the client's own timeouts are about connections.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -60,6 +61,34 @@ pub async fn look(
     within(api.get(name))
         .await
         .map_err(|source| classify(namespace, name, source))
+}
+
+/// Whether a namespace has a `HookCertificate` with this uid that nobody has asked to go.
+pub async fn has_certificate(
+    client: &Client,
+    namespace: &str,
+    uid: &str,
+) -> Result<bool, super::Error> {
+    let api: Api<HookCertificate> = Api::namespaced(client.clone(), namespace);
+    let mut page = ListParams::default().limit(500);
+    loop {
+        let list = within(api.list_metadata(&page)).await;
+        let list = list.map_err(super::Error::of(
+            Act::List,
+            format!("HookCertificates of {namespace}"),
+        ))?;
+        let found = list
+            .items
+            .iter()
+            .find(|c| c.metadata.uid.as_deref() == Some(uid));
+        if let Some(certificate) = found {
+            return Ok(certificate.metadata.deletion_timestamp.is_none());
+        }
+        match list.metadata.continue_ {
+            Some(next) if !next.is_empty() => page = page.continue_token(&next),
+            _ => return Ok(false),
+        }
+    }
 }
 
 /// Writes acknowledgements; answers the hook as it stands after the write.

@@ -147,6 +147,15 @@ impl MockApi {
         self.put(&hook);
     }
 
+    /// The certificates that a namespace has, as far as their metadata tells.
+    pub fn put_certificates(&self, namespace: &str, certificates: &[Value]) {
+        let path =
+            format!("/apis/hooks.krake.dev/v1alpha1/namespaces/{namespace}/hookcertificates");
+        let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+            "metadata": {}, "items": certificates});
+        self.state().keep(path, list);
+    }
+
     /// Takes a hook away.
     pub fn delete(&self, hook: &KrakeHook) {
         self.state().objects.remove(&path_of(hook));

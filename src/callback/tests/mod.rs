@@ -2,6 +2,7 @@
 
 mod commit;
 mod limits;
+mod own;
 mod requests;
 mod trust;
 
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Endpoint, Limits, Listener, Mode, Parts, Refused, Trust, TrustSlot, tls};
 use crate::api::status::RequestState;
-use crate::api::{KrakeHook, names};
+use crate::api::{HookCertificate, KrakeHook, names};
 use crate::metrics::Metrics;
 use crate::pki::{
     Authority, AuthorityNames, AuthoritySerials, AuthorityValidity, ClientLeaf, Issued,
@@ -46,6 +47,7 @@ struct Served {
     address: SocketAddr,
     api: MockApi,
     cache: reflector::store::Writer<KrakeHook>,
+    certificates: reflector::store::Writer<HookCertificate>,
     ring: Arc<ArcSwap<Ring>>,
     events: mpsc::Receiver<Refused>,
     metrics: Metrics,
@@ -70,6 +72,7 @@ impl Served {
         hook.status.as_mut().unwrap().request = Some(testing::request("r1", RequestState::Open));
         let api = MockApi::new([hook]);
         let (hooks, cache) = reflector::store();
+        let (own, certificates) = reflector::store();
         let (sender, events) = mpsc::channel(8);
         let ring = Arc::new(ArcSwap::from_pointee(Ring::generate([7; 32])));
         let metrics = Metrics::new();
@@ -87,6 +90,7 @@ impl Served {
         let shutdown = CancellationToken::new();
         let endpoint = Endpoint::new(Parts {
             hooks,
+            certificates: own,
             client: api.client(),
             ring: ring.clone(),
             endpoint: endpoint.into(),
@@ -98,6 +102,7 @@ impl Served {
             address,
             api,
             cache,
+            certificates,
             ring,
             events,
             metrics,
@@ -160,9 +165,13 @@ fn trust(authority: &Authority, client_root: CertificateDer<'static>) -> Trust {
 }
 
 fn client_certificate(authority: &Authority, name: &str, uid: &str, at: Timestamp) -> Issued {
+    issue_for(authority, vec![names::hook_uri("ml", name, uid)], at)
+}
+
+fn issue_for(authority: &Authority, uris: Vec<String>, at: Timestamp) -> Issued {
     let leaf = ClientLeaf {
         user: "system:krake-hook".into(),
-        uris: vec![names::hook_uri("ml", name, uid)],
+        uris,
         duration: std::time::Duration::from_secs(3600),
         algorithm: KeyAlgorithm::EcdsaP256,
     };
