@@ -74,14 +74,24 @@ async fn an_open_connection_follows_the_trust_that_is_replaced() {
         let issued = client_certificate(&served.authority, "trainer", uid, Timestamp::now());
         let client = client(&served.authority, Some(&issued), protocol, BOTH);
         let stream = connect(served.address, &client).await.unwrap();
+        let before = shown(&stream);
         let mut sender = Sender::over(stream).await.unwrap();
         let first = sender.put(SHUTDOWN, &served.body()).await.unwrap();
         assert_eq!(first.0, 200);
-        // A renewed server certificate and the same roots: nobody notices.
+        // A renewed server certificate and the same roots: who is connected does not notice, and
+        // who connects from now on is shown the new one.
         let root = served.authority.root().clone();
         served.slot.replace(trust(&served.authority, root));
-        let second = sender.put(SHUTDOWN, &served.body()).await.unwrap();
-        assert_eq!(second.0, 200);
+        let newer = connect(served.address, &client).await.unwrap();
+        assert_ne!(shown(&newer), before);
+        for stream in [None, Some(newer)] {
+            let sender = match stream {
+                None => &mut sender,
+                Some(stream) => &mut Sender::over(stream).await.unwrap(),
+            };
+            let second = sender.put(SHUTDOWN, &served.body()).await.unwrap();
+            assert_eq!(second.0, 200);
+        }
         // The root is withdrawn: no answer, and the end of the connection.
         let other = authority(3);
         served
@@ -97,6 +107,12 @@ async fn an_open_connection_follows_the_trust_that_is_replaced() {
         eventually("the connection ends", closed).await;
         served.stop().await;
     }
+}
+
+/// The certificate that the endpoint has shown.
+fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    let (_, connection) = stream.get_ref();
+    connection.peer_certificates().unwrap()[0].clone()
 }
 
 #[tokio::test]
