@@ -1,11 +1,15 @@
 //! What is counted and measured.
 //!
 //! Labels are enums: a name or uid that users choose is never one, or the number of series would
-//! be theirs to choose too.
+//! be theirs to choose too. The one exception, `certificates`, has a bound.
+
+mod certificates;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use kube::runtime::reflector::Store;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -14,8 +18,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::api::HookKind;
+use certificates::Certificates;
+
 use crate::api::status::Outcome;
+use crate::api::{HookCertificate, HookKind};
 use crate::cluster::Class;
 
 /// All metrics; clones share them.
@@ -32,6 +38,10 @@ pub struct Metrics {
     reconcile_errors: Family<ReconcileLabels, Counter>,
     effects: Family<EffectLabels, Counter>,
     releases: Family<ReleaseLabels, Counter>,
+    issuances: Family<IssuanceLabels, Counter>,
+    endpoint_expiry: Gauge,
+    endpoint_renewal: Gauge,
+    certificates: Certificates,
 }
 
 /// How an acknowledgement was answered.
@@ -100,6 +110,35 @@ pub enum HandshakeFailure {
     NotReady,
 }
 
+/// Whose certificate was issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// A client's: a `HookCertificate`.
+    Client,
+    /// The endpoint's own.
+    Endpoint,
+}
+
+/// How an issuance ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IssuanceOutcome {
+    /// It is in its place.
+    Issued,
+    /// Its Secret belongs to somebody else.
+    SecretConflict,
+    /// The authority does not sign it, or the Secret is not taken.
+    Failed,
+    /// The API server or the way to it had a bad moment: it is tried again.
+    Retried,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuanceLabels {
+    holder: Word<Holder>,
+    cause: &'static str,
+    outcome: Word<IssuanceOutcome>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AcknowledgementLabels {
     kind: &'static str,
@@ -161,6 +200,26 @@ impl Metrics {
         let reconcile_errors = Family::default();
         let effects = Family::default();
         let releases = Family::default();
+        let issuances = Family::default();
+        let endpoint_expiry = Gauge::default();
+        let endpoint_renewal = Gauge::default();
+        let certificates = Certificates::default();
+        registry.register_collector(Box::new(certificates.clone()));
+        registry.register(
+            "issuances",
+            "Certificates issued or not, by whose, why and how it ended",
+            issuances.clone(),
+        );
+        registry.register(
+            "endpoint_certificate_expiry_timestamp_seconds",
+            "When the endpoint's own certificate expires; 0 until there is one",
+            endpoint_expiry.clone(),
+        );
+        registry.register(
+            "endpoint_certificate_renewal_timestamp_seconds",
+            "When it will be renewed",
+            endpoint_renewal.clone(),
+        );
         registry.register(
             "reconcile_errors",
             "Reconciles that ended in an error, by controller and what the error calls for",
@@ -223,6 +282,10 @@ impl Metrics {
             reconcile_errors,
             effects,
             releases,
+            issuances,
+            endpoint_expiry,
+            endpoint_renewal,
+            certificates,
         }
     }
 
@@ -282,6 +345,29 @@ impl Metrics {
         self.releases
             .get_or_create(&ReleaseLabels { outcome })
             .inc();
+    }
+
+    /// A certificate was to be issued for this cause.
+    pub fn issuance(&self, holder: Holder, cause: &'static str, outcome: IssuanceOutcome) {
+        let (holder, outcome) = (Word(holder), Word(outcome));
+        self.issuances
+            .get_or_create(&IssuanceLabels {
+                holder,
+                cause,
+                outcome,
+            })
+            .inc();
+    }
+
+    /// The endpoint has a new certificate.
+    pub fn endpoint_certificate(&self, expiry: Timestamp, renewal: Timestamp) {
+        self.endpoint_expiry.set(expiry.as_second());
+        self.endpoint_renewal.set(renewal.as_second());
+    }
+
+    /// Where to read clients' certificates from when somebody asks.
+    pub fn read_certificates_from(&self, store: Store<HookCertificate>) {
+        self.certificates.read_from(store);
     }
 
     /// The gauge of open connections.

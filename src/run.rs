@@ -152,6 +152,7 @@ impl Operator {
         tasks.spawn(named("admin", serving));
         let watches = caches::watches(&self.clients.watches);
         let caches = watches.caches.clone();
+        metrics.read_certificates_from(caches.certificates.clone());
         let (settings, settings_rx) = watch::channel(Arc::new(self.settings()));
         let synced = watches.synced.clone();
         self.spawn_ready(&mut tasks, &readiness, synced.clone(), &stop);

@@ -24,10 +24,11 @@ use crate::pki::KeyAlgorithm;
     validation = Rule::new("size(self.metadata.name) <= 250").message("metadata.name: at most 250 characters, so that the Secret's name fits"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Hook", type_ = "string", json_path = ".spec.hook.name"),
-    printcolumn(name = "Secret", type_ = "string", json_path = ".status.secret.name"),
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.notAfter"),
     printcolumn(name = "Renewal", type_ = "string", json_path = ".status.renewalTime"),
-    printcolumn(name = "Issuer", type_ = "string", json_path = ".status.issuer", priority = "1"),
+    printcolumn(name = "Issuer", type_ = "string", json_path = ".status.issuerName"),
+    printcolumn(name = "Secret", type_ = "string", json_path = ".status.secret.name", priority = "1"),
+    printcolumn(name = "Fingerprint", type_ = "string", json_path = ".status.issuer", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
@@ -111,6 +112,9 @@ pub struct HookCertificateStatus {
     /// SHA-256 fingerprint of the certificate that signed it, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
+    /// Subject of the certificate that signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_name: Option<String>,
     /// Uid of the hook the certificate names.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "hookUID")]
     pub hook_uid: Option<String>,

@@ -124,6 +124,7 @@ impl CertificateWriter {
             not_before: issued.not_before,
             not_after: issued.not_after,
             issuer: issued.issuer,
+            issuer_name: issued.issuer_name,
         })
     }
 

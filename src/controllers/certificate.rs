@@ -18,6 +18,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::backoff::{Backoff, Reopen};
 use super::synced::{Synced, Waiter};
+use crate::api::condition::Reason;
 use crate::api::{HookCertificate, KrakeHook};
 use crate::cluster::Class;
 use crate::cluster::certificates::{CertificateError, CertificateWriter};
@@ -26,7 +27,7 @@ use crate::decide::Next;
 use crate::decide::certificate::{
     CertificateEffect, CertificateSeen, CertificateSettings, IssueOrder, Outcome, decide,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{Holder, IssuanceOutcome, Metrics};
 use crate::pki::{Authority, KeyAlgorithm};
 
 /// Issues that run at once; each waits for the API server most of its time.
@@ -216,6 +217,10 @@ impl Context {
             .writer
             .issue(namespace, order, authority, Timestamp::now())
             .await;
+        let counted = |outcome| {
+            let cause = order.cause.as_str();
+            self.metrics.issuance(Holder::Client, cause, outcome);
+        };
         match issued {
             Ok(issuance) => {
                 tracing::info!(
@@ -226,19 +231,30 @@ impl Context {
                     until = %issuance.not_after,
                     "issued"
                 );
-                self.metrics.effect("IssueCertificate");
+                counted(IssuanceOutcome::Issued);
                 Ok(Carried {
-                    outcome: Outcome::Issued(issuance),
+                    outcome: Outcome::Issued(Box::new(issuance)),
                     error: None,
                 })
             }
-            Err(error) => match error.outcome() {
-                Some(outcome) => Ok(Carried {
-                    outcome,
-                    error: Some(error),
-                }),
-                None => Err(error),
-            },
+            Err(error) => {
+                let outcome = error.outcome();
+                counted(match &outcome {
+                    Some(Outcome::Refused {
+                        reason: Reason::SecretConflict,
+                        ..
+                    }) => IssuanceOutcome::SecretConflict,
+                    Some(_) => IssuanceOutcome::Failed,
+                    None => IssuanceOutcome::Retried,
+                });
+                match outcome {
+                    Some(outcome) => Ok(Carried {
+                        outcome,
+                        error: Some(error),
+                    }),
+                    None => Err(error),
+                }
+            }
         }
     }
 

@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use crate::admin::Part;
 use crate::callback::{Trust, TrustError, TrustSlot};
-use crate::metrics::Metrics;
+use crate::decide::certificate::Cause;
+use crate::metrics::{Holder, IssuanceOutcome, Metrics};
 use crate::pki::{
     Authority, IssueError, Purpose, ServerLeaf, VerifyError, public_key_matches, renewal_time,
     verify_chain, verify_name,
@@ -103,11 +104,18 @@ impl Keeper {
     /// Renews if it is time, and says how long to wait before the next look.
     fn look(&mut self, context: &Context, authority: &Authority, now: Timestamp) -> Duration {
         let mut wait = RESYNC;
-        if is_due(self.shown.as_ref(), &authority.fingerprint(), now) {
+        if let Some(cause) = due(self.shown.as_ref(), &authority.fingerprint(), now) {
+            let counted = |outcome| {
+                let cause = cause.as_str();
+                context.metrics.issuance(Holder::Endpoint, cause, outcome);
+            };
             match renew(authority, &context.names, now, rand::random()) {
                 Ok((trust, shown)) => {
                     context.trust.replace(trust);
-                    context.metrics.effect("IssueEndpointCertificate");
+                    counted(IssuanceOutcome::Issued);
+                    context
+                        .metrics
+                        .endpoint_certificate(shown.not_after, shown.renewal);
                     tracing::info!(
                         issuer = shown.issuer,
                         until = %shown.not_after,
@@ -125,7 +133,7 @@ impl Keeper {
                         .saturating_mul(1 << self.failures.min(9))
                         .min(LAST_RETRY);
                     self.failures = self.failures.saturating_add(1);
-                    context.metrics.effect("EndpointCertificateFailed");
+                    counted(IssuanceOutcome::Failed);
                     let fault = error.to_string();
                     if self.fault.as_ref() != Some(&fault) {
                         tracing::error!(
@@ -150,11 +158,15 @@ impl Keeper {
     }
 }
 
-fn is_due(shown: Option<&Shown>, authority: &str, now: Timestamp) -> bool {
-    shown.is_none_or(|shown| {
-        // Before its beginning: it was issued by a clock that was ahead.
-        shown.issuer != authority || shown.renewal <= now || now < shown.not_before
-    })
+fn due(shown: Option<&Shown>, authority: &str, now: Timestamp) -> Option<Cause> {
+    match shown {
+        None => Some(Cause::New),
+        Some(shown) if shown.issuer != authority => Some(Cause::AuthorityChanged),
+        Some(shown) if shown.renewal <= now => Some(Cause::RenewalTime),
+        // It was issued by a clock that was ahead.
+        Some(shown) if now < shown.not_before => Some(Cause::NotYetValid),
+        Some(_) => None,
+    }
 }
 
 fn renew(

@@ -57,7 +57,7 @@ pub struct CertificateSeen<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The Secret is written.
-    Issued(Issuance),
+    Issued(Box<Issuance>),
     /// It is not.
     Refused {
         /// `SecretConflict` or `IssueFailed`.
@@ -90,6 +90,8 @@ pub struct Issuance {
     pub not_after: Timestamp,
     /// Fingerprint of the certificate that signed it.
     pub issuer: String,
+    /// Its subject, as a person knows it.
+    pub issuer_name: String,
 }
 
 /// Why a certificate is issued.
@@ -377,6 +379,7 @@ fn recorded(
         renewal_time: Some(Time(renewal)),
         revision: Some(status.revision.unwrap_or(0).saturating_add(1)),
         issuer: Some(issuance.issuer.clone()),
+        issuer_name: Some(issuance.issuer_name.clone()),
         hook_uid: Some(issuance.hook_uid.clone()),
         renewed_for: issuance.renewed_for.clone(),
     };

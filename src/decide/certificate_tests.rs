@@ -73,7 +73,7 @@ fn said(status: &HookCertificateStatus, kind: ConditionType) -> (&str, &str) {
 
 /// Issued at 1000 for 9000 s: valid from 700 until 10000, renewed at 7000.
 fn issued(order: &IssueOrder) -> Outcome {
-    Outcome::Issued(Issuance {
+    Outcome::Issued(Box::new(Issuance {
         cause: order.cause,
         generation: order.generation,
         renewed_for: order.renewed_for.clone(),
@@ -88,7 +88,8 @@ fn issued(order: &IssueOrder) -> Outcome {
         not_before: at(700),
         not_after: at(10_000),
         issuer: "first".into(),
-    })
+        issuer_name: "The first".into(),
+    }))
 }
 
 /// The same certificate after it was issued and recorded.
@@ -129,6 +130,7 @@ fn a_generated_certificate_is_issued_for_its_hook_into_a_secret_of_its_guard() {
     assert_eq!(said(status, ConditionType::Issuing), ("False", "Issued"));
     assert_eq!(status.renewal_time, Some(Time(at(7000))));
     assert_eq!(status.revision, Some(1));
+    assert_eq!(status.issuer_name.as_deref(), Some("The first"));
     assert_eq!(status.observed_generation, Some(1));
     assert_eq!(decision.next, Next::At(at(7000)));
     assert!(matches!(&decision.effects[1], CertificateEffect::Event(n) if !n.warning));
@@ -422,10 +424,10 @@ fn an_edit_of_the_secret_is_told_when_it_was_overwritten() {
     let Outcome::Issued(issuance) = issued(ordered(&decision)) else {
         unreachable!()
     };
-    let outcome = Outcome::Issued(Issuance {
+    let outcome = Outcome::Issued(Box::new(Issuance {
         overwrote_edit: true,
-        ..issuance
-    });
+        ..*issuance
+    }));
     let decision = look(&certificate, Some(HOOK), Some(&outcome), 1000);
     assert!(matches!(
         decision.effects.as_slice(),
@@ -469,14 +471,14 @@ fn wrong_clocks_make_no_storm() {
                     continue;
                 };
                 count += 1;
-                let outcome = Outcome::Issued(Issuance {
+                let outcome = Outcome::Issued(Box::new(Issuance {
                     not_before: at(now - 300),
                     not_after: at(now + 90 * DAY),
                     ..match issued(order) {
-                        Outcome::Issued(issuance) => issuance,
+                        Outcome::Issued(issuance) => *issuance,
                         Outcome::Refused { .. } => unreachable!(),
                     }
-                });
+                }));
                 let decision = look(&certificate, Some(HOOK), Some(&outcome), now);
                 certificate.status = Some(written(&decision).clone());
             }

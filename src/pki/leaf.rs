@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs8KeyD
 use secrecy::{ExposeSecret, SecretString};
 use time::OffsetDateTime;
 
+use super::chain::subject_of;
 use super::verify::{Purpose, VerifyError, public_key_matches, verify_chain, verify_name};
 use super::{Authority, KeyAlgorithm, certificate_pem, hex, key};
 
@@ -89,6 +90,8 @@ pub struct Issued {
     pub not_after: Timestamp,
     /// Fingerprint of the certificate that signed.
     pub issuer: String,
+    /// Its subject, as a person knows it.
+    pub issuer_name: String,
 }
 
 impl Issued {
@@ -219,6 +222,7 @@ impl Authority {
             not_before,
             not_after,
             issuer: self.fingerprint(),
+            issuer_name: subject_of(self.signer()),
         };
         Ok((issued, leaf.der().clone()))
     }
