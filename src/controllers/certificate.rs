@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
@@ -38,8 +38,12 @@ const RESYNC: Duration = Duration::from_secs(600);
 /// How often an issue that somebody was faster than is recorded before it is left to the next look.
 const RECORD_ATTEMPTS: usize = 3;
 
+/// What time it is; the tests have clocks that are wrong.
+type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
+
 /// What a reconcile needs.
 pub struct Context {
+    now: Clock,
     writer: CertificateWriter,
     authority: watch::Receiver<Arc<Authority>>,
     user: String,
@@ -74,6 +78,7 @@ impl Context {
         metrics: Metrics,
     ) -> Self {
         Self {
+            now: Box::new(Timestamp::now),
             writer,
             authority,
             user: configuration.hooks.user.clone(),
@@ -141,7 +146,7 @@ async fn reconcile(
         hook_uid: hook_uid.as_deref(),
         outcome: None,
     };
-    let decision = decide(&seen, &settings, Timestamp::now(), 0.0);
+    let decision = decide(&seen, &settings, (context.now)(), 0.0);
     let next = if let [CertificateEffect::Issue(order)] = decision.effects.as_slice() {
         let issued = context.issue(&object, order, authority).await?;
         let next = context.record(seen, &settings, &issued.outcome).await?;
@@ -156,7 +161,7 @@ async fn reconcile(
     context.backoff.reset(&object);
     Ok(Action::requeue(match next {
         Next::AwaitChange => RESYNC,
-        Next::At(at) => wait_until(at).min(RESYNC),
+        Next::At(at) => wait(at.duration_since((context.now)())).min(RESYNC),
     }))
 }
 
@@ -215,7 +220,7 @@ impl Context {
         let namespace = object.namespace.as_deref().unwrap_or_default();
         let issued = self
             .writer
-            .issue(namespace, order, authority, Timestamp::now())
+            .issue(namespace, order, authority, (self.now)())
             .await;
         let counted = |outcome| {
             let cause = order.cause.as_str();
@@ -275,7 +280,7 @@ impl Context {
                 hook_uid: seen.hook_uid,
                 outcome: Some(outcome),
             };
-            let decision = decide(&seen, settings, Timestamp::now(), jitter);
+            let decision = decide(&seen, settings, (self.now)(), jitter);
             attempts += 1;
             match self.carry_out(&certificate, &decision.effects).await {
                 Ok(()) => return Ok(decision.next),
@@ -370,8 +375,7 @@ fn naming(
         .collect()
 }
 
-fn wait_until(at: Timestamp) -> Duration {
-    let left = at.duration_since(Timestamp::now());
+fn wait(left: SignedDuration) -> Duration {
     // A moment later rather than a moment too early: the clock that counts is the decision's.
     Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5)
 }

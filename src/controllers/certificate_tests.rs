@@ -73,7 +73,12 @@ impl Server {
     }
 
     fn look(&self, hook_cached: bool) -> Arc<Look> {
-        let now = Timestamp::now();
+        self.look_at(hook_cached, Box::new(Timestamp::now))
+    }
+
+    fn look_at(&self, hook_cached: bool, clock: Clock) -> Arc<Look> {
+        // The authority has been there for two days.
+        let now = clock() - SignedDuration::from_hours(48);
         let serials = AuthoritySerials {
             root: [1; 16],
             intermediate: [2; 16],
@@ -87,7 +92,9 @@ impl Server {
             fence: crate::cluster::fence::Fence::default(),
             recorder: Recorder::new(client, Reporter::from("test")),
         };
-        let context = Context::new(writer, authority, &Configuration::default(), Metrics::new());
+        let metrics = Metrics::new();
+        let mut context = Context::new(writer, authority, &Configuration::default(), metrics);
+        context.now = clock;
         let (hooks, mut store) = reflector::store();
         store.apply_watcher_event(&watcher::Event::Init);
         if hook_cached {
@@ -271,6 +278,61 @@ async fn a_secret_of_somebody_else_is_told_once_and_tried_again() {
         "{}",
         ready.message
     );
+}
+
+/// With the real authority and the whole reconcile: whatever the clock does, it comes to rest after
+/// at most two issues, whoever looks and however often.
+#[tokio::test]
+async fn wrong_clocks_cost_two_issues_at_most() {
+    const HOUR: i64 = 3600;
+    const DAY: i64 = 24 * HOUR;
+    for (clocks, duration) in [
+        (&[-HOUR, 60][..], 90 * DAY),
+        (&[-HOUR, 60], 600),
+        (&[HOUR, 60], 90 * DAY),
+        (&[HOUR, 60], 600),
+        (&[400 * DAY, 60], 90 * DAY),
+        (&[400 * DAY, 60], 600),
+        (&[-400 * DAY, 60], 600),
+        // A machine that slept.
+        (&[HOUR / 2], 90 * DAY),
+        (&[HOUR / 2], 600),
+    ] {
+        let server = Server::new();
+        server.state().certificate["spec"]["durationSeconds"] = json!(duration);
+        let start = Timestamp::now();
+        let clock = Arc::new(Mutex::new(start));
+        let hand = Arc::clone(&clock);
+        let look = server.look_at(true, Box::new(move || *hand.lock().unwrap()));
+        let mut issues = Vec::new();
+        for clock_shows in [0].iter().chain(clocks) {
+            server.calls();
+            for second in 0..10 {
+                let shown = SignedDuration::from_secs(clock_shows + second);
+                *clock.lock().unwrap() = start + shown;
+                // Before the authority's own time it refuses, and says so in the status.
+                let _ = reconcile(server.certificate(), Arc::clone(&look)).await;
+            }
+            let calls = server.calls();
+            let written = calls.iter().filter(|call| call.ends_with("secrets"));
+            issues.push(written.count());
+            // One more status: the refusal.
+            assert!(calls.len() <= 4, "{clocks:?} {duration}: {calls:?}");
+        }
+        let row = format!("{clocks:?}, certificates of {duration} s: {issues:?}");
+        assert_eq!(issues[0], 1, "{row}");
+        assert!(issues.iter().all(|count| *count <= 1), "{row}");
+        assert!(issues[1..].iter().sum::<usize>() <= 2, "{row}");
+        // In the end the clock is right, and so is the certificate.
+        let status = server.certificate().status.clone().unwrap();
+        let now = *clock.lock().unwrap();
+        assert!(status.not_before.unwrap().0 <= now, "{row}");
+        assert!(now < status.renewal_time.unwrap().0, "{row}");
+        assert!(
+            condition::is_true(&status.conditions, ConditionType::Ready),
+            "{row}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -147,6 +147,37 @@ fn a_clock_that_was_ahead_makes_no_certificate_for_later() {
     assert_eq!(keeper.shown, Some(shown));
 }
 
+#[test]
+fn wrong_clocks_cost_two_issues_at_most() {
+    let hour = SignedDuration::from_hours(1);
+    for jump in [-hour, hour, days(400), days(-400), hour / 2] {
+        let mut s = setting(&["krake-hooks"]);
+        let authority = authority(3, s.now - days(2));
+        let mut keeper = Keeper::default();
+        let mut issues = Vec::new();
+        for clock in [s.now, s.now + jump, s.now + SignedDuration::from_secs(60)] {
+            s.context.metrics = Metrics::new();
+            for second in 0..10 {
+                let now = clock + SignedDuration::from_secs(second);
+                keeper.look(&s.context, &authority, now);
+            }
+            let text = s.context.metrics.text();
+            let issued = text
+                .lines()
+                .filter(|line| line.contains("outcome=\"Issued\""));
+            let counts = issued.filter_map(|line| line.split(' ').next_back()?.parse::<u64>().ok());
+            issues.push(counts.sum::<u64>());
+        }
+        assert_eq!(issues[0], 1, "{jump}: {issues:?}");
+        assert!(issues[1] + issues[2] <= 2, "{jump}: {issues:?}");
+        let shown = keeper.shown.unwrap();
+        assert!(
+            shown.not_before <= s.now && s.now < shown.renewal,
+            "{jump}: {shown:?}"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_task_follows_the_authority_and_ends_when_told() {
     let s = setting(&["krake-hooks"]);
