@@ -68,12 +68,15 @@ compiler:
 
 ## Parts
 
-.PHONY: e2e bench image install crds cluster cluster-status cluster-down clean
+.PHONY: e2e bench tls-scan image install crds cluster cluster-status cluster-down clean
 e2e: ## The end-to-end tests alone; ARGS='-- NAME' for some of them
 	@source hack/common.sh && use_cluster && cargo test --locked --test e2e $(ARGS)
 
 bench: ## What an acknowledgement costs, measured; target/bench.json
 	@hack/bench
+
+tls-scan: ## The endpoint's TLS as testssl.sh and sslyze see it (2 minutes, after make install)
+	@hack/tls-scan
 
 image: ## target/image/krake-hooks.tar, nothing to do if nothing changed
 	@hack/image

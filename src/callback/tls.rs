@@ -80,6 +80,8 @@ impl Trust {
             .with_single_cert(chain, key)
             .map_err(TrustError::Certificate)?;
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        // The strongest that both have, in our order.
+        config.ignore_client_order = true;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         // A replayed early request is a replayed acknowledgement.
