@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod acknowledge;
+mod certificate;
 mod complete;
 mod crash;
 mod deadline;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         orphan::stories(),
         namespace::stories(),
         refusals::stories(),
+        certificate::stories(),
         rights::stories(),
         startup::stories(),
         endpoint::stories(),

@@ -90,6 +90,18 @@ impl Cluster {
         said(self.command("helm", arguments).output().await)
     }
 
+    /// Runs a script of commands as a person has them.
+    pub async fn bash(&self, script: &str) -> Result<String, String> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{path}", self.binaries.display());
+        said(
+            self.command("bash", &["-c", script])
+                .env("PATH", path)
+                .output()
+                .await,
+        )
+    }
+
     /// A program that finds this cluster by `KUBECONFIG`.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let ours = self.binaries.join(program);

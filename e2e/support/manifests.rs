@@ -70,6 +70,20 @@ pub fn hook(name: &str, workload: &str, kinds: Value) -> Value {
     })
 }
 
+/// A user's own certificate for a hook, with further fields from `more`.
+pub fn certificate(name: &str, hook: &str, more: Value) -> Value {
+    let mut spec = json!({"hook": {"name": hook}});
+    for (field, value) in more.as_object().into_iter().flatten() {
+        spec[field] = value.clone();
+    }
+    json!({
+        "apiVersion": "hooks.krake.dev/v1alpha1",
+        "kind": "HookCertificate",
+        "metadata": {"name": name},
+        "spec": spec,
+    })
+}
+
 /// A shutdown hook that calls the Service `shutdown`, with further fields from `more`.
 pub fn shutdown(more: Value) -> Value {
     let mut shutdown = json!({"callOut": {"service": {"name": "shutdown", "port": 80}}});

@@ -2,6 +2,7 @@
 //! watches.
 
 pub mod app;
+pub mod certificates;
 pub mod cluster;
 pub mod install;
 pub mod manifests;

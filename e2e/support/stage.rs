@@ -156,6 +156,12 @@ impl Stage {
     /// A pod that belongs to nobody and has what the hook's pods have; it outlives them. It speaks
     /// with the uid of a pod that is given.
     pub async fn bystander(&self, hook: &KrakeHook, speaks_for: &str) -> App {
+        self.bystander_of(hook, speaks_for, manifests::APP_IMAGE)
+            .await
+    }
+
+    /// The same, of another image.
+    pub async fn bystander_of(&self, hook: &KrakeHook, speaks_for: &str, image: &str) -> App {
         let uid = hook.uid().expect("a hook that was created");
         let objects = names::of_hook(&hook.name_any(), &uid);
         let volume = json!({"name": "credentials", "projected": {"sources": [
@@ -191,9 +197,9 @@ impl Stage {
                 }));
             }
         }
-        let _: Pod = self
-            .create(manifests::bystander(volume, environment.into()))
-            .await;
+        let mut pod = manifests::bystander(volume, environment.into());
+        pod["spec"]["containers"][0]["image"] = image.into();
+        let _: Pod = self.create(pod).await;
         let pods: Api<Pod> = self.all();
         until("the bystander is ready", SOON, async || {
             match pods.get("bystander").await {
