@@ -10,6 +10,7 @@
 
 mod acknowledge;
 mod certificate;
+mod clients;
 mod complete;
 mod crash;
 mod deadline;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         namespace::stories(),
         refusals::stories(),
         certificate::stories(),
+        clients::stories(),
         rights::stories(),
         startup::stories(),
         endpoint::stories(),

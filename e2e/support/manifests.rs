@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 /// Image with bash, curl and python3-requests.
 pub const APP_IMAGE: &str = "docker.io/library/krake-hooks-app:dev";
 
+/// Image with OpenSSL's and GnuTLS's curl, Python, Go's client and Java; `cluster load-clients`.
+pub const CLIENTS_IMAGE: &str = "docker.io/library/krake-hooks-clients:dev";
+
 /// The app that answers `PUT /shutdown` and otherwise does what the test says.
 pub const APP: &str = include_str!("app.py");
 

@@ -22,10 +22,15 @@ fill_pause() {
 # real requests, since those are what users have.
 fill_app() {
 	debootstrap --variant=minbase --include=curl,python3-requests bookworm "$1" &&
-		rm -rf "$1"/var/cache/apt "$1"/var/lib/apt/lists "$1"/var/log/* \
-			"$1"/usr/share/{doc,man,info,locale} &&
-		mkdir -p "$1"/var/{cache,lib}/apt &&
+		strip_debian "$1" &&
 		image "$APP_IMAGE" '["/bin/bash"]'
+}
+
+# What no container reads.
+strip_debian() {
+	rm -rf "$1"/var/cache/apt "$1"/var/lib/apt/lists "$1"/var/log/* \
+		"$1"/usr/share/{doc,man,info,locale} &&
+		mkdir -p "$1"/var/{cache,lib}/apt
 }
 
 # image REFERENCE COMMAND: remembers what `archive` writes down.
