@@ -1,7 +1,9 @@
 //! One connection: its requests, and when it ends.
 //!
 //! It ends when the client says so, when it has been idle or open for too long, when the program
-//! stops, and when its client is not trusted any more: then without an answer.
+//! stops, and when its client is not trusted any more: then without an answer. Before the program
+//! stops, an answer announces that it is the last (`Connection: close`, GOAWAY), so that a client
+//! that keeps its connection does not meet a closed one.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::pki_types::CertificateDer;
@@ -29,11 +32,22 @@ use super::tls::{Trust, TrustSlot};
 const PING: std::time::Duration = std::time::Duration::from_secs(20);
 const PONG: std::time::Duration = std::time::Duration::from_secs(10);
 
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
 /// A connection that is about to be driven.
 pub struct Connection<S> {
     service: S,
     verified: Option<Arc<Verified>>,
-    limits: Limits,
+    terms: Terms,
+}
+
+/// What a connection is subject to.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// What its client may use up.
+    pub limits: Limits,
+    /// When this is cancelled, its next answer is its last.
+    pub closing: CancellationToken,
 }
 
 /// What a connection speaks.
@@ -108,11 +122,11 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// A connection for a service; without `verified` its requests have no peer.
-    pub fn new(service: S, verified: Option<Verified>, limits: Limits) -> Self {
+    pub fn new(service: S, verified: Option<Verified>, terms: Terms) -> Self {
         Self {
             service,
             verified: verified.map(Arc::new),
-            limits,
+            terms,
         }
     }
 
@@ -124,7 +138,7 @@ where
         let Self {
             service,
             verified,
-            limits,
+            terms: Terms { limits, closing },
         } = self;
         let opened = Instant::now();
         let activity = Arc::new(Activity {
@@ -137,6 +151,8 @@ where
             let under_way = UnderWay::new(activity.clone());
             let mut service = service.clone();
             let verified = verified.clone();
+            let closing = closing.clone();
+            let version = request.version();
             async move {
                 if let Some(verified) = &verified {
                     if !verified.is_still_trusted() {
@@ -147,10 +163,17 @@ where
                         request.extensions_mut().insert(peer.clone());
                     }
                 }
-                let answer = match service.call(request).await {
+                let mut answer = match service.call(request).await {
                     Ok(answer) => answer,
                     Err(never) => match never {},
                 };
+                if closing.is_cancelled() {
+                    match version {
+                        // HTTP/2 has a frame for it, and answers what comes before that is read.
+                        Version::HTTP_2 => under_way.0.end.notify_one(),
+                        _ => _ = answer.headers_mut().insert(CONNECTION, CLOSE),
+                    }
+                }
                 drop(under_way);
                 Ok(answer)
             }

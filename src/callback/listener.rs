@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::connection::{Connection, Protocol, Verified};
+use super::connection::{Connection, Protocol, Terms, Verified};
 use super::tls::TrustSlot;
 use crate::metrics::{HandshakeFailure, Metrics};
 
@@ -35,6 +35,7 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     limits: Limits,
+    closing: CancellationToken,
 }
 
 /// What a client may use up.
@@ -114,7 +115,16 @@ impl Listener {
             socket,
             address,
             limits,
+            closing: CancellationToken::new(),
         })
+    }
+
+    /// From the moment on that this is cancelled, the next answer on a connection is its last, and
+    /// says so: the client's next connection goes elsewhere. New ones are still accepted.
+    #[must_use]
+    pub fn closing_on(mut self, closing: CancellationToken) -> Self {
+        self.closing = closing;
+        self
     }
 
     /// The address it listens on.
@@ -158,9 +168,13 @@ impl Listener {
             };
             let (mode, service) = (mode.clone(), service.clone());
             let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+            let terms = Terms {
+                limits,
+                closing: self.closing.clone(),
+            };
             connections.spawn(async move {
                 metrics.connections().inc();
-                converse(stream, mode, service, limits, &metrics, shutdown).await;
+                converse(stream, mode, service, terms, &metrics, shutdown).await;
                 metrics.connections().dec();
                 drop(place);
             });
@@ -205,7 +219,7 @@ async fn converse<S, B>(
     stream: TcpStream,
     mode: Mode,
     service: S,
-    limits: Limits,
+    terms: Terms,
     metrics: &Metrics,
     shutdown: CancellationToken,
 ) where
@@ -218,14 +232,14 @@ async fn converse<S, B>(
 {
     let slot = match mode {
         Mode::Plain => {
-            let connection = Connection::new(service, None, limits);
+            let connection = Connection::new(service, None, terms);
             return connection.drive(stream, Protocol::Unknown, shutdown).await;
         }
         Mode::Tls(slot) => slot,
     };
     let handshake = tokio::select! {
         () = shutdown.cancelled() => return,
-        handshake = shake_hands(stream, &slot, limits.handshake) => handshake,
+        handshake = shake_hands(stream, &slot, terms.limits.handshake) => handshake,
     };
     match handshake {
         Ok((stream, verified)) => {
@@ -233,7 +247,7 @@ async fn converse<S, B>(
                 Some(super::tls::HTTP2) => Protocol::Http2,
                 _ => Protocol::Http1,
             };
-            let connection = Connection::new(service, Some(verified), limits);
+            let connection = Connection::new(service, Some(verified), terms);
             connection.drive(stream, protocol, shutdown).await;
         }
         Err((reason, error)) => {

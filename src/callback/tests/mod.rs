@@ -1,5 +1,6 @@
 //! The endpoint at real sockets, with real certificates, before a mock API server.
 
+mod closing;
 mod commit;
 mod limits;
 mod own;
