@@ -42,6 +42,9 @@ pub struct Metrics {
     endpoint_expiry: Gauge,
     endpoint_renewal: Gauge,
     certificates: Certificates,
+    is_leader: Gauge,
+    terms: Counter,
+    lease_errors: Counter,
 }
 
 /// How an acknowledgement was answered.
@@ -74,6 +77,8 @@ pub enum AcknowledgementOutcome {
 pub enum CommitOutcome {
     /// The server has it.
     Written,
+    /// Others wrote the hook at the same time.
+    Raced,
     /// The hook had changed.
     Refused,
     /// The hook is gone.
@@ -220,6 +225,24 @@ impl Metrics {
             "When it will be renewed",
             endpoint_renewal.clone(),
         );
+        let is_leader = Gauge::default();
+        let terms = Counter::default();
+        let lease_errors = Counter::default();
+        registry.register(
+            "is_leader",
+            "Whether this replica leads: 1 or 0",
+            is_leader.clone(),
+        );
+        registry.register(
+            "leader_transitions",
+            "How often this replica has begun to lead",
+            terms.clone(),
+        );
+        registry.register(
+            "lease_renew_errors",
+            "Renewals of the lease that failed while this replica led",
+            lease_errors.clone(),
+        );
         registry.register(
             "reconcile_errors",
             "Reconciles that ended in an error, by controller and what the error calls for",
@@ -286,6 +309,9 @@ impl Metrics {
             endpoint_expiry,
             endpoint_renewal,
             certificates,
+            is_leader,
+            terms,
+            lease_errors,
         }
     }
 
@@ -368,6 +394,19 @@ impl Metrics {
     /// Where to read clients' certificates from when somebody asks.
     pub fn read_certificates_from(&self, store: Store<HookCertificate>) {
         self.certificates.read_from(store);
+    }
+
+    /// This replica begins to lead, or ceases to.
+    pub fn leads(&self, leads: bool) {
+        self.is_leader.set(i64::from(leads));
+        if leads {
+            self.terms.inc();
+        }
+    }
+
+    /// The lease was not renewed at an attempt.
+    pub fn lease_not_renewed(&self) {
+        self.lease_errors.inc();
     }
 
     /// The gauge of open connections.

@@ -281,6 +281,7 @@ impl Worker {
         let answer = acknowledge::write(&committer.client, namespace, name, patch).await;
         let outcome = match &answer {
             Ok(_) => CommitOutcome::Written,
+            Err(AcknowledgeError::Raced { .. }) => CommitOutcome::Raced,
             Err(AcknowledgeError::Refused { .. }) => CommitOutcome::Refused,
             Err(AcknowledgeError::Gone { .. }) => CommitOutcome::Gone,
             Err(AcknowledgeError::Unavailable { .. }) => CommitOutcome::Unavailable,
@@ -298,17 +299,11 @@ impl Worker {
                 };
                 (Some(seen), Vec::new())
             }
+            // The other replica, or the leader, was faster. What was decided on still stands.
+            Err(error @ AcknowledgeError::Raced { .. }) => (None, self.try_again(group, &error)),
             Err(error @ AcknowledgeError::Refused { .. }) => {
                 tracing::debug!(%error, "acknowledgements are decided on again");
-                let (mut back, mut sent_away) = (Vec::new(), Vec::new());
-                for Decided { mut waiting, .. } in group {
-                    waiting.attempts += 1;
-                    match waiting.attempts < MOST_ATTEMPTS {
-                        true => back.push(waiting),
-                        false => sent_away.push(waiting),
-                    }
-                }
-                self.send_away(sent_away, &error);
+                let back = self.try_again(group, &error);
                 self.look_after(LookupReason::Decision, back).await
             }
             Err(error @ AcknowledgeError::Lost { .. }) => {
@@ -329,6 +324,20 @@ impl Worker {
                 (None, Vec::new())
             }
         }
+    }
+
+    /// Who may be tried once more; the others are sent away.
+    fn try_again(&self, group: Vec<Decided>, error: &AcknowledgeError) -> Vec<Waiting> {
+        let (mut back, mut sent_away) = (Vec::new(), Vec::new());
+        for Decided { mut waiting, .. } in group {
+            waiting.attempts += 1;
+            match waiting.attempts < MOST_ATTEMPTS {
+                true => back.push(waiting),
+                false => sent_away.push(waiting),
+            }
+        }
+        self.send_away(sent_away, error);
+        back
     }
 
     async fn look_after(

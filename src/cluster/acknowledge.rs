@@ -27,6 +27,15 @@ pub enum AcknowledgeError {
         /// What the server says.
         source: Box<Error>,
     },
+    /// Others wrote the hook at the same time, again and again; nothing was written, and nothing
+    /// that was decided on was found to be otherwise.
+    #[error("hook {hook}: others write it at the same time: {source}")]
+    Raced {
+        /// The hook, as `namespace/name`.
+        hook: String,
+        /// What the server says.
+        source: Box<Error>,
+    },
     /// The hook does not exist.
     #[error("hook {hook}: it does not exist")]
     Gone {
@@ -125,7 +134,10 @@ fn classify(namespace: &str, name: &str, source: Error) -> AcknowledgeError {
     let source = Box::new(source);
     match code {
         404 => AcknowledgeError::Gone { hook },
-        409 | 422 => AcknowledgeError::Refused { hook, source },
+        // The server has tried some times by itself to carry the patch out on what it found then.
+        409 => AcknowledgeError::Raced { hook, source },
+        // A test of the patch failed.
+        422 => AcknowledgeError::Refused { hook, source },
         400..=499 => AcknowledgeError::Unavailable { hook, source },
         // 5xx too: an API server that gave up on etcd does not know either.
         _ => AcknowledgeError::Lost { hook, source },
@@ -141,7 +153,7 @@ mod tests {
     fn what_a_code_says_about_the_write() {
         for (code, expected) in [
             (404, "Gone"),
-            (409, "Refused"),
+            (409, "Raced"),
             (422, "Refused"),
             (403, "Unavailable"),
             (429, "Unavailable"),
