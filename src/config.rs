@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::api::krake_hook::OnTimeout;
+use crate::decide::lease::Periods;
 use crate::pki::KeyAlgorithm;
 
 /// The whole file.
@@ -21,6 +23,8 @@ pub struct Config {
     pub hooks: HooksConfig,
     /// Defaults of the certificates.
     pub certificates: CertificatesConfig,
+    /// Which replica leads.
+    pub leader_election: LeaderElectionConfig,
 }
 
 /// The endpoint that apps call.
@@ -34,6 +38,9 @@ pub struct CallbackConfig {
     pub external_endpoint: String,
     /// Further DNS names and IP addresses for the endpoint's certificate. Default none.
     pub extra_names: Vec<String>,
+    /// How long a replica that is told to end still takes new connections, in seconds: until
+    /// nobody sends it any. Default 5.
+    pub linger_seconds: i64,
     /// TLS.
     pub tls: TlsConfig,
 }
@@ -128,6 +135,30 @@ pub struct CertificatesConfig {
     pub key_algorithm: KeyAlgorithm,
 }
 
+/// Which replica leads.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LeaderElectionConfig {
+    /// How long a lease is unchanged before another replica may take it, in seconds. Default 15.
+    pub lease_duration_seconds: i64,
+    /// How long a leader that cannot renew its lease goes on writing, in seconds. Default 10.
+    pub renew_deadline_seconds: i64,
+    /// Pause between attempts, in seconds. Default 2.
+    pub retry_period_seconds: i64,
+}
+
+impl LeaderElectionConfig {
+    /// The periods.
+    pub fn periods(&self) -> Periods {
+        let seconds = |value: i64| Duration::from_secs(u64::try_from(value).unwrap_or(0));
+        Periods {
+            lease: seconds(self.lease_duration_seconds),
+            renew_deadline: seconds(self.renew_deadline_seconds),
+            retry: seconds(self.retry_period_seconds),
+        }
+    }
+}
+
 /// Why a configuration cannot be used; one line that names file, field and way out.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -220,6 +251,12 @@ impl Config {
             1,
             2_592_000,
         )?;
+        range(
+            "callback.lingerSeconds",
+            self.callback.linger_seconds,
+            0,
+            600,
+        )?;
         range("hooks.shutdown.retries", shutdown.retries, 0, 1000)?;
         range(
             "hooks.disarmDelaySeconds",
@@ -266,7 +303,36 @@ impl Config {
                 ));
             }
         }
+        self.check_election()?;
         self.check_endpoint()
+    }
+
+    /// A leader has to have stopped, by some margin, before another can begin.
+    fn check_election(&self) -> Result<(), (&'static str, String)> {
+        let LeaderElectionConfig {
+            lease_duration_seconds: lease,
+            renew_deadline_seconds: renew,
+            retry_period_seconds: retry,
+        } = self.leader_election;
+        if !(1..=60).contains(&retry) {
+            let problem = format!("{retry} is not between 1 and 60");
+            return Err(("leaderElection.retryPeriodSeconds", problem));
+        }
+        if !(2 * retry..=600).contains(&renew) {
+            let problem = format!(
+                "{renew} is not between {} (twice retryPeriodSeconds) and 600",
+                2 * retry
+            );
+            return Err(("leaderElection.renewDeadlineSeconds", problem));
+        }
+        if !(renew + retry..=1200).contains(&lease) {
+            let problem = format!(
+                "{lease} is not between {} (renewDeadlineSeconds + retryPeriodSeconds) and 1200",
+                renew + retry
+            );
+            return Err(("leaderElection.leaseDurationSeconds", problem));
+        }
+        Ok(())
     }
 
     fn check_endpoint(&self) -> Result<(), (&'static str, String)> {
@@ -315,6 +381,7 @@ impl Default for CallbackConfig {
             listen: any_address(8443),
             external_endpoint: String::new(),
             extra_names: Vec::new(),
+            linger_seconds: 5,
             tls: TlsConfig::default(),
         }
     }
@@ -387,6 +454,16 @@ impl Default for ShutdownEnv {
     }
 }
 
+impl Default for LeaderElectionConfig {
+    fn default() -> Self {
+        Self {
+            lease_duration_seconds: 15,
+            renew_deadline_seconds: 10,
+            retry_period_seconds: 2,
+        }
+    }
+}
+
 impl Default for CertificatesConfig {
     fn default() -> Self {
         Self {
@@ -410,6 +487,8 @@ mod tests {
         );
         assert_eq!(config.hooks.shutdown.env.url, "KRAKE_SHUTDOWN_URL");
         assert_eq!(config.callback.listen.to_string(), "[::]:8443");
+        let periods = config.leader_election.periods();
+        assert_eq!(periods.renew_deadline, Duration::from_secs(10));
     }
 
     #[test]
@@ -448,6 +527,22 @@ mod tests {
             (
                 "certificates: {durationSeconds: 5}",
                 "certificates.durationSeconds",
+            ),
+            (
+                "callback: {lingerSeconds: -1}",
+                "callback.lingerSeconds: -1 is not between 0 and 600",
+            ),
+            (
+                "leaderElection: {leaseDurationSeconds: 11}",
+                "leaderElection.leaseDurationSeconds: 11 is not between 12",
+            ),
+            (
+                "leaderElection: {renewDeadlineSeconds: 3}",
+                "leaderElection.renewDeadlineSeconds: 3 is not between 4",
+            ),
+            (
+                "leaderElection: {retryPeriodSeconds: 0}",
+                "leaderElection.retryPeriodSeconds",
             ),
         ] {
             let refusal = Config::parse(text, "config.yaml").unwrap_err().to_string();

@@ -3,38 +3,39 @@
 //! Before the first task starts, whatever cannot be mended by waiting has been tried: the API
 //! server answers, both ports are bound, master keys and CA are there.
 
-use std::sync::{Arc, Mutex};
+mod leading;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures::StreamExt;
+use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::runtime::events::{Recorder, Reporter};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::{UnboundedReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Part, Readiness};
+use self::leading::Leading;
+use crate::admin::{self, Readiness};
 use crate::api::{HookGuard, names};
 use crate::callback::{BindError, Endpoint, Limits, Listener, Mode, Parts, TrustSlot};
-use crate::callout;
-use crate::cluster::apply::Writer;
 use crate::cluster::authority::{self, BootError};
-use crate::cluster::certificates::CertificateWriter;
 use crate::cluster::connect::{self, Clients, ConnectError};
 use crate::cluster::fence::Fence;
+use crate::cluster::lease::LeaseApi;
+use crate::cluster::observe::Caches;
+use crate::cluster::role::Role;
 use crate::cluster::secrets::SecretError;
 use crate::config::Config;
-use crate::controllers::backoff::Backoff;
-use crate::controllers::synced::Waiter;
-use crate::controllers::{caches, certificate, endpoint, guard, hook, refused};
-use crate::decide::Settings;
+use crate::controllers::election::{Election, Tasks};
+use crate::controllers::{caches, endpoint, refused};
 use crate::metrics::Metrics;
 use crate::pki::{Authority, Ring};
 
-/// How long tasks have to end after SIGTERM; below the grace period of the Deployment.
+/// How long tasks have to end after they were told to stop. With `callback.lingerSeconds` before it,
+/// it has to fit into the grace period of the Deployment.
 const DRAIN: Duration = Duration::from_secs(25);
 
 /// Why the operator does not run (any more); one line.
@@ -73,10 +74,19 @@ pub enum RunError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
+/// How a process ends: first it is told, then it stops.
+#[derive(Clone, Debug, Default)]
+struct Ending {
+    /// It leads no more, and is not ready for more clients; those that come are answered.
+    drain: CancellationToken,
+    /// What is under way is finished, and that is all.
+    stop: CancellationToken,
+}
+
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<(), RunError> {
-    let stop = CancellationToken::new();
-    let signals = signals(stop.clone())?;
+    let ending = Ending::default();
+    let signals = signals(ending.stop.clone())?;
     let (clients, version) = connect::connect().await?;
     let namespace = operator_namespace(&clients);
     tracing::info!(
@@ -90,7 +100,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let callback = Listener::bind(config.callback.listen, Limits::default()).await?;
     let admin = Listener::bind(config.admin.listen, Limits::default()).await?;
     let operator = Operator::boot(config, namespace, clients).await?;
-    operator.supervise(callback, admin, signals, stop).await
+    operator.supervise(callback, admin, signals, ending).await
 }
 
 /// What has been loaded before the first task starts.
@@ -105,7 +115,7 @@ struct Operator {
 
 impl Operator {
     async fn boot(config: Config, namespace: String, clients: Clients) -> Result<Self, RunError> {
-        let client = &clients.calls;
+        let client = &Role::Replica.client(&clients.calls);
         let guards = Api::<HookGuard>::all(client.clone())
             .list_metadata(&ListParams::default().limit(1))
             .await
@@ -137,203 +147,164 @@ impl Operator {
         })
     }
 
+    /// What every replica runs; the election starts what only the leader does.
     async fn supervise(
         self,
         callback: Listener,
         admin: Listener,
         signals: impl Future<Output = ()> + Send + 'static,
-        stop: CancellationToken,
+        ending: Ending,
     ) -> Result<(), RunError> {
         let metrics = Metrics::new();
         let readiness = Readiness::default();
+        let stop = &ending.stop;
         let mut tasks = JoinSet::new();
         tasks.spawn(named("signals", signals));
         let serving = admin::serve(admin, readiness.clone(), metrics.clone(), stop.clone());
         tasks.spawn(named("admin", serving));
-        let watches = caches::watches(&self.clients.watches);
-        let caches = watches.caches.clone();
-        metrics.read_certificates_from(caches.certificates.clone());
-        let (settings, settings_rx) = watch::channel(Arc::new(self.settings()));
-        let synced = watches.synced.clone();
-        self.spawn_ready(&mut tasks, &readiness, synced.clone(), &stop);
+        self.spawn_readiness(&mut tasks, &readiness, &ending);
 
-        let trust = TrustSlot::new();
-        let mode = match &self.authority {
+        let watches = caches::watches(&Role::Replica.client(&self.clients.watches));
+        let (caches, synced) = (watches.caches.clone(), watches.synced.clone());
+        let feed = watches.feed.clone();
+        metrics.read_certificates_from(caches.certificates.clone());
+        tasks.spawn(named("caches", watches.run(stop.clone())));
+        let fence = self.fence.clone();
+        let (client, namespace) = (self.calls(Role::Replica), self.namespace.clone());
+        tasks.spawn(named("fence", fence.watch(client, namespace, stop.clone())));
+
+        let authority = self.authority.clone().map(watch::channel);
+        let (keep, authority) = authority.unzip();
+        let mode = match &authority {
             None => Mode::Plain,
             Some(authority) => {
-                let part = readiness.part("certificate");
-                self.spawn_certificates(&mut tasks, authority, &trust, part, &metrics, &stop);
+                let trust = TrustSlot::new();
+                let keeper = endpoint::Context {
+                    authority: authority.clone(),
+                    names: authority::endpoint_names(&self.config, &self.namespace),
+                    trust: Arc::clone(&trust),
+                    ready: readiness.part("certificate"),
+                    metrics: metrics.clone(),
+                };
+                let stopped = stop.clone().cancelled_owned();
+                let keeping = endpoint::run(keeper, jiff::Timestamp::now, stopped);
+                tasks.spawn(named("endpoint certificate", keeping));
                 Mode::Tls(trust)
             }
         };
-        let watching = self.fence.clone().watch(
-            self.clients.calls.clone(),
-            self.namespace.clone(),
-            stop.clone(),
-        );
-        tasks.spawn(named("fence", watching));
+        self.spawn_callback(&mut tasks, callback, mode, &caches, &metrics, &ending);
+
+        let leading = Leading {
+            clients: self.clients.clone(),
+            ring: Arc::clone(&self.ring),
+            authority,
+            fence: self.fence.clone(),
+            caches,
+            synced: synced.clone(),
+            feed,
+            metrics: metrics.clone(),
+            reporter: self.reporter(),
+            config: self.config.clone(),
+            namespace: self.namespace.clone(),
+        };
+        let client = self.calls(Role::Election);
+        let recorder = Recorder::new(client.clone(), self.reporter());
+        let election = Election {
+            lease: LeaseApi::new(client, &self.namespace, recorder),
+            periods: self.config.leader_election.periods(),
+            // A process, not a pod: a restarted container is another candidate.
+            identity: format!("{}_{:08x}", pod_name(), rand::random::<u32>()),
+            lead: move |term, stop| leading.start(&term, &stop),
+            metrics,
+        };
+        let part = readiness.part("caches");
+        let drain = ending.drain.clone();
+        tasks.spawn(named("election", async move {
+            // Who could not act yet does not lead.
+            tokio::select! {
+                told = synced.wait() => part.set(told),
+                () = drain.cancelled() => return,
+            }
+            tracing::info!("every watch has told all there is");
+            election.run(drain).await;
+        }));
+        let linger = Duration::from_secs(self.config.callback.linger_seconds.unsigned_abs());
+        let ended = await_end(tasks, &ending, linger).await;
+        // Whoever replaces the authority will hold this end; until then it lives here.
+        drop(keep);
+        ended
+    }
+
+    /// The endpoint that apps call.
+    fn spawn_callback(
+        &self,
+        tasks: &mut Tasks,
+        listener: Listener,
+        mode: Mode,
+        caches: &Caches,
+        metrics: &Metrics,
+        ending: &Ending,
+    ) {
+        let client = self.calls(Role::Callback);
+        let recorder = Recorder::new(client.clone(), self.reporter());
         let (refusals, refused) = mpsc::channel(256);
         let endpoint = Endpoint::new(Parts {
             hooks: caches.hooks.clone(),
             certificates: caches.certificates.clone(),
-            client: self.clients.calls.clone(),
+            client,
             ring: Arc::new(ArcSwap::new(Arc::clone(&self.ring))),
             endpoint: self.config.endpoint(&self.namespace),
             events: refusals,
             metrics: metrics.clone(),
         });
-        tasks.spawn(named(
-            "callback",
-            endpoint.serve(callback, mode, stop.clone()),
-        ));
-
-        let writer = Writer {
-            client: self.clients.calls.clone(),
-            ring: Some(Arc::clone(&self.ring)),
-            fence: self.fence.clone(),
-            recorder: self.recorder(),
-        };
-        tasks.spawn(named(
-            "refused",
-            refused::run(refused, caches.hooks.clone(), self.recorder(), stop.clone()),
-        ));
-        let (calls, caller, called) = callout::channel();
-        tasks.spawn(named("caller", caller.run()));
-        let guards = Arc::new(guard::Context {
-            writer: writer.clone(),
-            caches: caches.clone(),
-            synced: synced.clone(),
-            metrics: metrics.clone(),
-            backoff: Backoff::new(),
-        });
-        let watching = self.clients.watches.clone();
-        let stopped = stop.clone().cancelled_owned();
-        tasks.spawn(named("guards", async move {
-            guard::run(guards, &watching, stopped).await;
-        }));
-        let context = Arc::new(hook::Context {
-            writer,
-            caches,
-            settings: settings_rx.clone(),
-            calls,
-            synced,
-            metrics,
-            backoff: Backoff::new(),
-            injections: Mutex::default(),
-            asked: Mutex::default(),
-            written: Mutex::default(),
-        });
-        let changed = WatchStream::from_changes(settings_rx).map(|_| ());
-        let called = UnboundedReceiverStream::new(called);
-        let stopped = stop.clone().cancelled_owned();
-        tasks.spawn(named(
-            "hooks",
-            hook::run(context, watches, called, changed, stopped),
-        ));
-        let ended = await_end(&mut tasks, &stop).await;
-        drop(settings);
-        ended
+        let listener = listener.closing_on(ending.drain.clone());
+        let serving = endpoint.serve(listener, mode, ending.stop.clone());
+        tasks.spawn(named("callback", serving));
+        let telling = refused::run(refused, caches.hooks.clone(), recorder, ending.stop.clone());
+        tasks.spawn(named("refused", telling));
     }
 
-    /// The controller of client certificates, and the keeper of the endpoint's own.
-    fn spawn_certificates(
-        &self,
-        tasks: &mut JoinSet<&'static str>,
-        authority: &Arc<Authority>,
-        trust: &Arc<TrustSlot>,
-        ready: Part,
-        metrics: &Metrics,
-        stop: &CancellationToken,
-    ) {
-        let (sender, authority) = watch::channel(Arc::clone(authority));
-        let keeper = endpoint::Context {
-            authority: authority.clone(),
-            names: authority::endpoint_names(&self.config, &self.namespace),
-            trust: Arc::clone(trust),
-            ready,
-            metrics: metrics.clone(),
-        };
-        let stopped = stop.clone().cancelled_owned();
-        tasks.spawn(named("endpoint certificate", async move {
-            endpoint::run(keeper, jiff::Timestamp::now, stopped).await;
-            // Whoever replaces the authority will hold this end; until then it lives here.
-            drop(sender);
-        }));
-        let writer = CertificateWriter {
-            client: self.clients.calls.clone(),
-            fence: self.fence.clone(),
-            recorder: self.recorder(),
-        };
-        let context = Arc::new(certificate::Context::new(
-            writer,
-            authority,
-            &self.config,
-            metrics.clone(),
-        ));
-        let watches = self.clients.watches.clone();
-        let stopped = stop.clone().cancelled_owned();
-        tasks.spawn(named("certificates", async move {
-            certificate::run(context, &watches, stopped).await;
+    /// Not ready from the moment on that it is told to end.
+    fn spawn_readiness(&self, tasks: &mut Tasks, readiness: &Readiness, ending: &Ending) {
+        let stays = readiness.part("ending");
+        stays.set(true);
+        let Ending { drain, stop } = ending.clone();
+        tasks.spawn(named("readiness", async move {
+            drain.cancelled().await;
+            stays.set(false);
+            stop.cancelled().await;
         }));
     }
 
-    fn settings(&self) -> Settings {
-        let bundle = self.authority.as_ref().map(|a| a.bundle().pem().to_owned());
-        let pod = std::env::var("POD_NAME").unwrap_or_else(|_| "krake-hooks".into());
-        Settings {
-            endpoint: self.config.endpoint(&self.namespace),
-            tls: self.config.callback.tls.enabled,
-            bundle: bundle.unwrap_or_default(),
-            key_id: self.ring.current_id().to_owned(),
-            hooks: self.config.hooks.clone(),
-            // A process, not a pod: a restarted container has not called anybody yet.
-            leader: format!("{pod}-{:08x}", rand::random::<u32>()),
-        }
+    fn calls(&self, role: Role) -> Client {
+        role.client(&self.clients.calls)
     }
 
-    fn recorder(&self) -> Recorder {
-        let reporter = Reporter {
+    fn reporter(&self) -> Reporter {
+        Reporter {
             controller: "krake-hooks".into(),
             instance: std::env::var("POD_NAME").ok(),
-        };
-        Recorder::new(self.clients.calls.clone(), reporter)
-    }
-
-    /// Ready when every watch has told all there is.
-    fn spawn_ready(
-        &self,
-        tasks: &mut JoinSet<&'static str>,
-        readiness: &Readiness,
-        synced: Waiter,
-        stop: &CancellationToken,
-    ) {
-        let part = readiness.part("caches");
-        let stop = stop.clone();
-        tasks.spawn(named("readiness", async move {
-            tokio::select! {
-                told = synced.wait() => {
-                    part.set(told);
-                    tracing::info!("every watch has told all there is");
-                    stop.cancelled().await;
-                }
-                () = stop.cancelled() => {}
-            }
-        }));
+        }
     }
 }
 
 /// Waits for the first task to end, tells the others to, and for them.
-async fn await_end(
-    tasks: &mut JoinSet<&'static str>,
-    stop: &CancellationToken,
-) -> Result<(), RunError> {
+///
+/// Told to end by a signal, the endpoint lingers: whoever has not heard yet that this replica goes is
+/// still answered, and the election gives the lease away meanwhile.
+async fn await_end(mut tasks: Tasks, ending: &Ending, linger: Duration) -> Result<(), RunError> {
     let first = tasks.join_next().await;
-    stop.cancel();
+    ending.drain.cancel();
     let outcome = match first {
-        Some(Ok("signals")) | None => Ok(()),
+        Some(Ok("signals")) | None => {
+            tracing::info!(seconds = linger.as_secs(), "goes on answering for so long");
+            tokio::time::sleep(linger).await;
+            Ok(())
+        }
         Some(Ok(name)) => Err(RunError::Ended(name)),
         Some(Err(error)) => Err(RunError::Panicked(error)),
     };
+    ending.stop.cancel();
     let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} });
     if drained.await.is_err() {
         tracing::warn!("not every task has ended in time");
@@ -346,6 +317,10 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
     task.await;
     tracing::debug!(task = name, "ended");
     name
+}
+
+fn pod_name() -> String {
+    std::env::var("POD_NAME").unwrap_or_else(|_| names::SERVICE.into())
 }
 
 fn operator_namespace(clients: &Clients) -> String {

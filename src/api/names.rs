@@ -6,7 +6,7 @@ pub const GROUP: &str = "hooks.krake.dev";
 
 /// On the pod template, and so on ReplicaSets and pods: name of the hook. Watches are filtered by it.
 pub const HOOK_LABEL: &str = "hooks.krake.dev/hook";
-/// On the pod template, and so on pods: what was injected, see decide::inject``].
+/// On the pod template, and so on pods: what was injected, see `decide::inject`.
 pub const STAMP_ANNOTATION: &str = "hooks.krake.dev/stamp";
 /// On hook or workload: release a removal now; the value is the reason, kept in the history.
 pub const SKIP_ANNOTATION: &str = "hooks.krake.dev/skip";
@@ -77,6 +77,8 @@ pub const TOKEN: &str = "token";
 pub const RING_SECRET: &str = "krake-hooks-master-keys";
 /// Secret in the operator's namespace: the intermediate the operator made for itself.
 pub const AUTHORITY_SECRET: &str = "krake-hooks-ca";
+/// Lease in the operator's namespace: its holder leads.
+pub const LEASE: &str = "krake-hooks";
 /// Service of the callback endpoint, in the operator's namespace.
 pub const SERVICE: &str = "krake-hooks";
 /// The operator's namespace where neither `POD_NAMESPACE` nor a kubeconfig says otherwise.

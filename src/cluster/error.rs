@@ -96,6 +96,8 @@ pub fn class_of(error: &kube::Error) -> Class {
             403 | 413 | 422 => Class::User,
             _ => Class::Retry,
         },
+        // Somebody else leads, and has looked by now or soon will.
+        error if super::role::is_not_leading(error) => Class::Conflict,
         kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => {
             Class::Bug
         }

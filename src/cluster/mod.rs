@@ -2,7 +2,8 @@
 //!
 //! [`observe`] reads, [`apply`] writes what `decide` asked for, [`secrets`] is the one way a
 //! tenant's Secret is written, [`acknowledge`] the one way an acknowledgement is. Nothing here has
-//! an opinion; every write is safe when another writer, or a second self, was faster.
+//! an opinion; every write is safe when another writer, or a second self, was faster. What the
+//! leader writes passes the fence of its [`term`] before it is sent.
 
 pub mod acknowledge;
 pub mod apply;
@@ -11,9 +12,12 @@ pub mod certificates;
 pub mod connect;
 pub mod error;
 pub mod fence;
+pub mod lease;
 pub mod objects;
 pub mod observe;
 pub mod remains;
+pub mod role;
 pub mod secrets;
+pub mod term;
 
 pub use error::{Act, Class, Error, class_of, said};

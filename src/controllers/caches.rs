@@ -11,8 +11,10 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 use super::backoff::Reopen;
+use super::feed::Feed;
 use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::observe::Caches;
@@ -21,18 +23,32 @@ use crate::cluster::observe::Caches;
 const WATCH_SECONDS: u32 = 120;
 
 /// What wakes the reconcile of a hook.
-pub type Triggers = futures::stream::BoxStream<'static, Vec<ObjectRef<KrakeHook>>>;
+type Triggers = futures::stream::BoxStream<'static, Vec<ObjectRef<KrakeHook>>>;
 
-/// The caches, the hooks as a stream of changes, and what else wakes a hook's reconcile.
+/// The caches, and what wakes a hook's reconcile.
 pub struct Watches {
     /// What watches have heard.
     pub caches: Caches,
     /// Waits until every watch has told all there is.
     pub synced: Waiter,
-    /// Changes of hooks.
-    pub hooks: futures::stream::BoxStream<'static, Result<KrakeHook, watcher::Error>>,
-    /// Changes of anything else, as hooks.
-    pub others: Triggers,
+    /// Gets what [`run`](Self::run) hears.
+    pub feed: Feed,
+    changes: Triggers,
+}
+
+impl Watches {
+    /// Keeps the caches up, and tells the feed, until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = self.changes.next() => match changed {
+                    Some(hooks) => self.feed.tell(&hooks),
+                    None => return,
+                }
+            }
+        }
+    }
 }
 
 /// Opens every watch; nothing flows until the streams are polled.
@@ -56,23 +72,18 @@ pub fn watches(client: &Client) -> Watches {
         services,
         namespaces,
     };
-    let hooks = watcher(Api::<KrakeHook>::all(client.clone()), everything())
-        .backoff(Reopen::default())
-        .modify(slim)
-        .reflect(hook_writer);
     // A hook that goes leaves its workload to the next one, which nothing else would tell.
     let (heirs, heir_rx) = mpsc::unbounded_channel();
     let siblings = by_rival(&caches.hooks);
-    let hooks = synced
-        .counting(hooks)
+    let hooks = watcher(Api::<KrakeHook>::all(client.clone()), everything())
+        .modify(slim)
+        .reflect(hook_writer)
         .inspect_ok(move |event| {
             if let watcher::Event::Delete(hook) = event {
                 // Nobody listens any more only when the process ends.
                 let _ = heirs.send(siblings(hook));
             }
-        })
-        .touched_objects()
-        .boxed();
+        });
     let labelled = || everything().labels(names::HOOK_LABEL);
     let ours = || {
         everything().labels(&format!(
@@ -86,7 +97,10 @@ pub fn watches(client: &Client) -> Watches {
         Some(ObjectRef::new(name).within(meta.namespace.as_deref()?))
     };
     let by_owner_label = by_uid(&caches.hooks);
-    let others = futures::stream::select_all([
+    let changes = futures::stream::select_all([
+        touched(&mut synced, hooks, |hook: &KrakeHook| {
+            vec![ObjectRef::from_obj(hook)]
+        }),
         touched(
             &mut synced,
             watcher(
@@ -163,9 +177,9 @@ pub fn watches(client: &Client) -> Watches {
     .boxed();
     Watches {
         synced: synced.waiter(),
+        feed: Feed::new(caches.hooks.clone()),
         caches,
-        hooks,
-        others,
+        changes,
     }
 }
 

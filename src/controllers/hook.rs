@@ -13,7 +13,6 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::watch;
 
 use super::backoff::{Backoff, Reopen};
-use super::caches::Watches;
 use super::synced::Waiter;
 use crate::api::KrakeHook;
 use crate::callout::Calls;
@@ -65,19 +64,21 @@ pub struct Written {
     latest: Option<Arc<KrakeHook>>,
 }
 
-/// Runs until `shutdown`.
+/// Looks at the hooks that `changes` names, until `shutdown`.
 pub async fn run(
     context: Arc<Context>,
-    watches: Watches,
-    called: impl Stream<Item = ObjectRef<KrakeHook>> + Send + 'static,
+    changes: impl Stream<Item = ObjectRef<KrakeHook>> + Send + 'static,
     settings_changed: impl Stream<Item = ()> + Send + 'static,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
+    // A controller holds everything back until its store is filled, and of several that wait for one
+    // store only the last would be woken.
+    context.synced.wait().await;
     let store = context.caches.hooks.clone();
-    let others = watches.others.flat_map(futures::stream::iter);
-    Controller::for_stream(watches.hooks, store)
+    // The store is filled elsewhere, whether this replica leads or not.
+    Controller::for_stream(futures::stream::pending(), store)
         .with_config(Config::default().concurrency(AT_ONCE))
-        .reconcile_on(futures::stream::select(others, called))
+        .reconcile_on(changes)
         .reconcile_all_on(settings_changed)
         .trigger_backoff(Reopen::default())
         .graceful_shutdown_on(shutdown)

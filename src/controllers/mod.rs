@@ -1,9 +1,14 @@
 //! WHEN TO LOOK: streams of changes, and short reconciles that observe, decide and apply.
+//!
+//! Every replica watches and keeps its own endpoint; [`hook`], [`guard`] and [`certificate`] run
+//! where the [`election`] says.
 
 pub mod backoff;
 pub mod caches;
 pub mod certificate;
+pub mod election;
 pub mod endpoint;
+pub mod feed;
 pub mod guard;
 pub mod hook;
 pub mod refused;

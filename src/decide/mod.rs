@@ -14,7 +14,8 @@
 //! - [`hold`]: whether a removal waits, as one table;
 //! - [`farewell`]: what is left to do for a hook that is gone;
 //! - [`ack`]: whether an acknowledgement counts;
-//! - [`certificate`]: when a certificate is issued.
+//! - [`certificate`]: when a certificate is issued;
+//! - [`lease`]: which replica leads.
 
 pub mod ack;
 pub mod certificate;
@@ -22,6 +23,7 @@ pub mod farewell;
 pub mod hold;
 pub mod hook;
 pub mod inject;
+pub mod lease;
 pub mod mend;
 pub mod pods;
 pub mod presence;
