@@ -76,6 +76,8 @@ impl Calls {
         let text = |pointer| entry.pointer(pointer).and_then(Value::as_str);
         let ours = text("/user/username") == Some(OPERATOR)
             && text("/userAgent") != Some(BARE_CLIENT)
+            // The lease is renewed whether anybody acknowledges or not.
+            && !text("/userAgent").is_some_and(|agent| agent.ends_with("(election)"))
             && text("/stage") == Some("ResponseComplete");
         let verb = text("/verb").unwrap_or_default();
         if !ours || verb == "watch" {
