@@ -17,7 +17,7 @@ use crate::support::wait::{SOON, until};
 
 pub fn stories() -> Vec<Story> {
     crate::stories![Alone:
-        an_operator_killed_between_call_and_acknowledgement_loses_nothing,
+        a_leader_killed_between_call_and_acknowledgement_loses_nothing,
         an_operator_killed_after_it_has_answered_keeps_the_acknowledgement,
         an_operator_away_for_longer_than_the_timeout_leaves_the_app_its_time,
         a_deletion_while_the_operator_is_away_waits_for_it,
@@ -25,7 +25,7 @@ pub fn stories() -> Vec<Story> {
     ]
 }
 
-async fn an_operator_killed_between_call_and_acknowledgement_loses_nothing(stage: Stage) {
+async fn a_leader_killed_between_call_and_acknowledgement_loses_nothing(stage: Stage) {
     let armed = stage.armed_app(json!({"timeoutSeconds": 120})).await;
     let pods = [armed.app.uid.clone()];
     stage.delete_deployment("app", "foreground").await;
@@ -53,9 +53,10 @@ async fn an_operator_killed_after_it_has_answered_keeps_the_acknowledgement(stag
     stage.delete_deployment("app", "foreground").await;
     armed.app.called(1).await;
     let operator = stage.cluster.operator().await;
-    // It is killed by the time the caller has read the answer, or a moment later.
+    // Whichever replica it was: all are killed by the time the caller has read the answer, or a
+    // moment later.
     armed.app.acknowledge(HookKind::Shutdown).await.counts();
-    operator.kill().await;
+    operator.kill_all().await;
 
     stage.gone::<Deployment>("app").await;
     armed.pods.gone(&pods).await;

@@ -21,6 +21,7 @@ mod orphan;
 mod rebirth;
 mod refusals;
 mod release_all;
+mod replicas;
 mod rights;
 mod shutdown;
 mod startup;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         startup::stories(),
         endpoint::stories(),
         release_all::stories(),
+        replicas::stories(),
         // Last: the API server has been away in it.
         crash::stories(),
     ];

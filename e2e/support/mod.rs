@@ -3,6 +3,8 @@
 
 pub mod app;
 pub mod certificates;
+pub mod audit;
+pub mod clients;
 pub mod cluster;
 pub mod install;
 pub mod manifests;

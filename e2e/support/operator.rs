@@ -2,6 +2,7 @@
 //! themselves.
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
@@ -18,6 +19,8 @@ pub const NAME: &str = "krake-hooks";
 pub const CONFIG_MAP: &str = "krake-hooks-config";
 /// Where it is installed.
 pub const NAMESPACE: &str = names::OPERATOR_NAMESPACE;
+/// How many replicas config/default has.
+pub const REPLICAS: usize = 2;
 /// Who it is.
 pub const USER: &str = "system:serviceaccount:krake-system:krake-hooks";
 
@@ -32,20 +35,25 @@ impl Operator {
         Self { client }
     }
 
-    /// Waits until the Deployment's newest pod, and no other, is ready.
-    pub async fn ready(&self) -> Pod {
-        until("the operator is ready", SOON * 2, async || {
+    /// Waits until the Deployment's newest pods, and no others, are ready and one of them leads.
+    pub async fn ready(&self) -> Vec<Pod> {
+        let pods = until("the operator is ready", SOON * 2, async || {
             let deployment = self.deployments().get(NAME).await;
             let deployment = deployment.map_err(|e| e.to_string())?;
             let status = deployment.status.clone().unwrap_or_default();
+            let all = Some(REPLICAS as i32);
             let pods = self.pods().await;
             let done = status.observed_generation == deployment.metadata.generation
-                && status.updated_replicas == Some(1)
-                && status.ready_replicas == Some(1)
-                && status.available_replicas == Some(1);
-            match pods.as_slice() {
-                [pod] if done && pod.metadata.deletion_timestamp.is_none() => Ok(pod.clone()),
-                _ => Err(format!(
+                && status.updated_replicas == all
+                && status.ready_replicas == all
+                && status.available_replicas == all
+                && pods.len() == REPLICAS
+                && pods
+                    .iter()
+                    .all(|pod| pod.metadata.deletion_timestamp.is_none());
+            match done {
+                true => Ok(pods),
+                false => Err(format!(
                     "{status:?}, pods {:?}",
                     pods.iter()
                         .map(|pod| pod.status.clone())
@@ -53,7 +61,28 @@ impl Operator {
                 )),
             }
         })
+        .await;
+        self.leader().await;
+        pods
+    }
+
+    /// Waits until a pod that lives holds the lease.
+    pub async fn leader(&self) -> Pod {
+        until("a replica leads", SOON, async || {
+            let holder = self.lease_holder().await?;
+            let mut pods = self.pods().await;
+            pods.retain(|pod| holder.starts_with(&format!("{}_", pod.name_any())));
+            pods.pop().ok_or(format!("the lease is held by {holder:?}"))
+        })
         .await
+    }
+
+    /// Who holds the lease.
+    pub async fn lease_holder(&self) -> Result<String, String> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let lease = leases.get(names::LEASE).await.map_err(|e| e.to_string())?;
+        let holder = lease.spec.and_then(|spec| spec.holder_identity);
+        Ok(holder.unwrap_or_default())
     }
 
     /// Takes it away, and waits until it is.
@@ -70,30 +99,45 @@ impl Operator {
 
     /// Brings it back.
     pub async fn come_back(&self) {
-        self.scale(1).await;
+        self.scale(REPLICAS as i32).await;
         self.ready().await;
     }
 
-    /// Kills the process with SIGKILL, in the middle of whatever it does. Where its process cannot
-    /// be reached, as on a foreign cluster, its pod is deleted by force, which comes closest.
+    /// Kills the leader's process with SIGKILL, in the middle of whatever it does.
     pub async fn kill(&self) {
-        let pod = self.ready().await;
+        self.kill_pod(&self.leader().await).await;
+    }
+
+    /// Kills every replica's process with SIGKILL.
+    pub async fn kill_all(&self) {
+        for pod in self.pods().await {
+            self.kill_pod(&pod).await;
+        }
+    }
+
+    /// Sends a signal to the process in one of its pods. False where that cannot be reached, as on
+    /// a foreign cluster.
+    pub fn signal(&self, pod: &Pod, signal: &str) -> bool {
         let uid = pod.uid().expect("a pod of the cluster");
-        match process_of(&uid) {
-            Some(process) => {
-                let killed = std::process::Command::new("kill")
-                    .args(["-KILL", &process])
-                    .status()
-                    .expect("kill can be run");
-                assert!(killed.success(), "process {process} cannot be killed");
-            }
-            None => {
-                let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
-                let outright = kube::api::DeleteParams::default().grace_period(0);
-                pods.delete(&pod.name_any(), &outright)
-                    .await
-                    .expect("the operator's pod can be deleted");
-            }
+        let Some(process) = process_of(&uid) else {
+            return false;
+        };
+        let sent = std::process::Command::new("kill")
+            .args([&format!("-{signal}"), &process])
+            .status()
+            .expect("kill can be run");
+        assert!(sent.success(), "{signal} cannot be sent to {process}");
+        true
+    }
+
+    /// Where the process cannot be reached, the pod is deleted by force, which comes closest.
+    async fn kill_pod(&self, pod: &Pod) {
+        if !self.signal(pod, "KILL") {
+            let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+            let outright = kube::api::DeleteParams::default().grace_period(0);
+            pods.delete(&pod.name_any(), &outright)
+                .await
+                .expect("the operator's pod can be deleted");
         }
     }
 
@@ -132,7 +176,8 @@ impl Operator {
             .expect("the operator can be scaled");
     }
 
-    async fn pods(&self) -> Vec<Pod> {
+    /// Its pods, those that end included.
+    pub async fn pods(&self) -> Vec<Pod> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
         let deployment = self.deployments().get(NAME).await;
         let labels = deployment
