@@ -27,6 +27,7 @@ mod shutdown;
 mod startup;
 mod support;
 mod sweep;
+mod unreadable;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         endpoint::stories(),
         release_all::stories(),
         replicas::stories(),
+        unreadable::stories(),
         // Last: the API server has been away in it.
         crash::stories(),
     ];

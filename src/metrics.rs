@@ -45,6 +45,7 @@ pub struct Metrics {
     is_leader: Gauge,
     terms: Counter,
     lease_errors: Counter,
+    unreadable: Family<KindLabels, Gauge>,
 }
 
 /// How an acknowledgement was answered.
@@ -177,6 +178,11 @@ struct EffectLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReleaseLabels {
     outcome: &'static str,
 }
@@ -228,6 +234,12 @@ impl Metrics {
         let is_leader = Gauge::default();
         let terms = Counter::default();
         let lease_errors = Counter::default();
+        let unreadable = Family::default();
+        registry.register(
+            "unreadable_objects",
+            "Objects that cannot be read and are left alone, by kind",
+            unreadable.clone(),
+        );
         registry.register(
             "is_leader",
             "Whether this replica leads: 1 or 0",
@@ -312,6 +324,7 @@ impl Metrics {
             is_leader,
             terms,
             lease_errors,
+            unreadable,
         }
     }
 
@@ -407,6 +420,14 @@ impl Metrics {
     /// The lease was not renewed at an attempt.
     pub fn lease_not_renewed(&self) {
         self.lease_errors.inc();
+    }
+
+    /// So many objects of a kind cannot be read.
+    pub fn unreadable(&self, kind: &str, count: usize) {
+        let kind = kind.to_owned();
+        self.unreadable
+            .get_or_create(&KindLabels { kind })
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The gauge of open connections.

@@ -20,8 +20,6 @@ pub struct Call {
     pub role: String,
     /// What it did, as `patch krakehooks/status`.
     pub act: String,
-    /// To what, as `namespace/name`.
-    pub object: String,
     /// How it was answered.
     pub code: u64,
 }
@@ -72,11 +70,6 @@ fn call(entry: &Value) -> Option<Call> {
             text("/verb")?,
             text("/objectRef/resource").unwrap_or("-"),
             part.unwrap_or_default()
-        ),
-        object: format!(
-            "{}/{}",
-            text("/objectRef/namespace").unwrap_or_default(),
-            text("/objectRef/name").unwrap_or_default()
         ),
         code: entry["responseStatus"]["code"].as_u64()?,
     })

@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Reopen;
 use super::feed::Feed;
+use super::readable::watch;
 use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::observe::Caches;
+use crate::metrics::Metrics;
 
 /// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
 const WATCH_SECONDS: u32 = 120;
@@ -52,7 +54,7 @@ impl Watches {
 }
 
 /// Opens every watch; nothing flows until the streams are polled.
-pub fn watches(client: &Client) -> Watches {
+pub fn watches(client: &Client, metrics: &Metrics) -> Watches {
     let (hooks, hook_writer) = reflector::store();
     let (replica_sets, replica_set_writer) = reflector::store();
     let (pods, pod_writer) = reflector::store();
@@ -75,7 +77,7 @@ pub fn watches(client: &Client) -> Watches {
     // A hook that goes leaves its workload to the next one, which nothing else would tell.
     let (heirs, heir_rx) = mpsc::unbounded_channel();
     let siblings = by_rival(&caches.hooks);
-    let hooks = watcher(Api::<KrakeHook>::all(client.clone()), everything())
+    let hooks = watch(client, everything(), &caches.hooks, metrics)
         .modify(slim)
         .reflect(hook_writer)
         .inspect_ok(move |event| {
@@ -123,21 +125,21 @@ pub fn watches(client: &Client) -> Watches {
         ),
         touched(
             &mut synced,
-            watcher(Api::<Pod>::all(client.clone()), labelled())
+            watch(client, labelled(), &caches.pods, metrics)
                 .modify(slim)
                 .reflect(pod_writer),
             move |pod: &Pod| by_label(&pod.metadata).into_iter().collect(),
         ),
         touched(
             &mut synced,
-            watcher(Api::<ConfigMap>::all(client.clone()), ours())
+            watch(client, ours(), &caches.config_maps, metrics)
                 .modify(slim)
                 .reflect(config_map_writer),
             by_owner_label.clone(),
         ),
         touched(
             &mut synced,
-            watcher(Api::<HookCertificate>::all(client.clone()), everything())
+            watch(client, everything(), &caches.certificates, metrics)
                 .modify(slim)
                 .reflect(certificate_writer),
             |certificate: &HookCertificate| {
@@ -147,7 +149,7 @@ pub fn watches(client: &Client) -> Watches {
         ),
         touched(
             &mut synced,
-            watcher(Api::<HookGuard>::all(client.clone()), everything())
+            watch(client, everything(), &caches.guards, metrics)
                 .modify(slim)
                 .reflect(guard_writer),
             |guard: &HookGuard| {
@@ -157,7 +159,7 @@ pub fn watches(client: &Client) -> Watches {
         ),
         touched(
             &mut synced,
-            watcher(Api::<Service>::all(client.clone()), everything())
+            watch(client, everything(), &caches.services, metrics)
                 .modify(slim)
                 .reflect(service_writer),
             by_service(&caches.hooks),

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
 use super::backoff::{Backoff, Reopen};
+use super::readable;
 use super::synced::{Synced, Waiter};
 use crate::api::condition::Reason;
 use crate::api::{HookCertificate, KrakeHook};
@@ -108,9 +109,12 @@ pub async fn run(
     let mut synced = Synced::new();
     let hook_changes = synced.counting(hook_changes).touched_objects();
     let signer_changes = WatchStream::from_changes(context.authority.clone()).map(|_| ());
-    let certificates = Api::<HookCertificate>::all(watches.clone());
-    let controller = Controller::new(certificates, config);
-    let store = controller.store();
+    let (store, writer) = reflector::store();
+    let certificates = readable::watch(watches, config, &store, &context.metrics)
+        .backoff(Reopen::default())
+        .reflect(writer)
+        .touched_objects();
+    let controller = Controller::for_stream(certificates, store.clone());
     let synced = synced.waiter();
     let look = Arc::new(Look {
         context,

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 
 use super::backoff::{Backoff, Reopen};
+use super::readable;
 use super::synced::Waiter;
 use crate::api::{HookGuard, KrakeHook};
 use crate::cluster::apply::Writer;
@@ -49,8 +50,17 @@ pub async fn run(
     )
     .backoff(Reopen::default())
     .try_filter_map(|event| std::future::ready(Ok(going(event))));
-    let guards = Api::<HookGuard>::all(watches.clone());
-    Controller::new(guards, watcher::Config::default())
+    let (store, writer) = reflector::store();
+    let guards = readable::watch(
+        watches,
+        watcher::Config::default(),
+        &store,
+        &context.metrics,
+    )
+    .backoff(Reopen::default())
+    .reflect(writer)
+    .touched_objects();
+    Controller::for_stream(guards, store)
         .with_config(Config::default().concurrency(4))
         // A guard has the name of its hook's uid: a hook that goes wakes it.
         .watches_stream(hooks, |hook: PartialObjectMeta<KrakeHook>| {

@@ -11,5 +11,6 @@ pub mod endpoint;
 pub mod feed;
 pub mod guard;
 pub mod hook;
+pub mod readable;
 pub mod refused;
 pub mod synced;
