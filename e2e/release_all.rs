@@ -1,24 +1,194 @@
 //! The way out when the operator is gone for good: `krake-hooks release-all`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
+use tokio::io::AsyncBufReadExt;
 
+use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::krake_hook::KrakeHook;
 use krake_hooks::api::{HookGuard, names};
 
-use crate::support::cluster::said;
+use crate::support::cluster::{repository, said};
+use crate::support::install::install;
 use crate::support::manifests;
 use crate::support::runner::Story;
-use crate::support::stage::Stage;
+use crate::support::stage::{Stage, status};
 use crate::support::wait::{SOON, until};
 
 pub fn stories() -> Vec<Story> {
-    crate::stories![Alone: release_all_leaves_nothing_of_us_on_anything_that_lives]
+    crate::stories![Alone:
+        release_all_leaves_nothing_of_us_on_anything_that_lives,
+        what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however_often_interrupted,
+    ]
+}
+
+/// How many hooks; `E2E_HOOKS` says otherwise.
+const HOOKS: usize = 1000;
+/// Requests of the test itself that are open at once.
+const AT_ONCE: usize = 16;
+
+/// By the README's order, with `release-all` killed twice in its middle. The workloads have no pods:
+/// what is written is the same, and a thousand pods would be about something else.
+async fn what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however_often_interrupted(
+    stage: Stage,
+) {
+    let asked = std::env::var("E2E_HOOKS").ok();
+    let count = asked.and_then(|n| n.parse().ok()).unwrap_or(HOOKS);
+    let mut took = Stopwatch::start();
+    stream::iter(0..count)
+        .for_each_concurrent(AT_ONCE, |number| make(&stage, number))
+        .await;
+    until("every hook is armed", SOON * 10, async || {
+        let hooks = stage.all::<KrakeHook>().list(&ListParams::default()).await;
+        let hooks = hooks.map_err(|error| error.to_string())?.items;
+        let armed =
+            |hook: &&KrakeHook| condition::is_true(&status(hook).conditions, ConditionType::Armed);
+        match hooks.iter().filter(armed).count() {
+            all if all == count => Ok(()),
+            some => Err(format!("{some} of {count}")),
+        }
+    })
+    .await;
+    took.lap("armed");
+    let operator = stage.cluster.operator().await;
+    operator.leave().await;
+
+    took.lap("the operator has left");
+    killed_after(&stage, "workloads released").await;
+    killed_after(&stage, "guards removed").await;
+    let ran = stage
+        .cluster
+        .command(env!("CARGO_BIN_EXE_krake-hooks"), &["release-all"])
+        .output()
+        .await;
+    said(ran).expect("release-all succeeds");
+    took.lap("released");
+
+    for deployment in all::<Deployment>(&stage).await {
+        assert_eq!(deployment.finalizers(), [] as [String; 0]);
+        let template = serde_json::to_string(&deployment.spec.unwrap().template).unwrap();
+        for ours in ["krake", names::GROUP] {
+            assert!(!template.contains(ours), "{template}");
+        }
+    }
+    for set in all::<ReplicaSet>(&stage).await {
+        let owners = set.owner_references().iter();
+        assert!(
+            owners.clone().all(|owner| owner.kind == "Deployment"),
+            "{owners:?}"
+        );
+    }
+    let default = repository().join("config/default").display().to_string();
+    stage
+        .kubectl(&["delete", "--kustomize", &default, "--timeout=120s"])
+        .await;
+    took.lap("uninstalled");
+    until("nothing of us is left", SOON, async || {
+        let mut left = Vec::new();
+        for kinds in [
+            "namespaces,clusterroles,clusterrolebindings,customresourcedefinitions",
+            "validatingadmissionpolicies,validatingadmissionpolicybindings",
+            "configmaps,secrets",
+        ] {
+            let found = stage.try_kubectl(&["get", kinds, "--output=name"]).await?;
+            left.extend(
+                found
+                    .lines()
+                    .filter(|l| l.contains("krake"))
+                    .map(str::to_owned),
+            );
+        }
+        // The opt-in policies, and the stories' own namespaces, are not part of it.
+        left.retain(|name| !name.contains("protected") && !name.contains("armed-workloads"));
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(left.join(" ")),
+        }
+    })
+    .await;
+    stage
+        .kubectl(&["delete", "deployments", "--all", "--cascade=foreground"])
+        .await;
+    took.lap("the workloads are deleted");
+    install(&stage.cluster)
+        .await
+        .expect("it can be installed again");
+    operator.ready().await;
+    println!("{count} hooks: {took}");
+}
+
+async fn make(stage: &Stage, number: usize) {
+    let name = format!("idle-{number}");
+    let mut workload = manifests::app(&name);
+    workload["spec"]["replicas"] = json!(0);
+    let _: Deployment = stage.create(workload).await;
+    let hook = manifests::hook(&name, &name, json!({"complete": {}, "shutdown": {}}));
+    let _: KrakeHook = stage.create(hook).await;
+}
+
+/// Runs `release-all`, and kills it when it first says how far it is with this.
+async fn killed_after(stage: &Stage, line: &str) {
+    let mut running = stage
+        .cluster
+        .command(env!("CARGO_BIN_EXE_krake-hooks"), &["release-all"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("release-all can be started");
+    let output = running.stdout.take().expect("it is piped");
+    let mut lines = tokio::io::BufReader::new(output).lines();
+    let mut seen = String::new();
+    while !seen.starts_with(line) {
+        match lines.next_line().await.expect("its output can be read") {
+            Some(next) => seen = next,
+            // With few hooks it has nothing to say on its way.
+            None => return,
+        }
+    }
+    running.kill().await.expect("it can be killed");
+}
+
+async fn all<K>(stage: &Stage) -> Vec<K>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + serde::de::DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
+{
+    let all = stage.all::<K>().list(&ListParams::default()).await;
+    all.expect("can be listed").items
+}
+
+/// What took how long.
+struct Stopwatch {
+    last: Instant,
+    laps: Vec<String>,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self {
+            last: Instant::now(),
+            laps: Vec::new(),
+        }
+    }
+
+    fn lap(&mut self, what: &str) {
+        let took = std::mem::replace(&mut self.last, Instant::now()).elapsed();
+        self.laps
+            .push(format!("{what} {:.0} s", took.as_secs_f32()));
+    }
+}
+
+impl std::fmt::Display for Stopwatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.laps.join(", "))
+    }
 }
 
 async fn release_all_leaves_nothing_of_us_on_anything_that_lives(stage: Stage) {

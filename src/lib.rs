@@ -14,7 +14,7 @@
 //! 5. [`callback`]: the mTLS endpoint that takes acknowledgements.
 //! 6. [`callout`]: calling the app.
 //! 7. [`pki`]: certificates and tokens; bytes in, bytes out.
-//! 8. [`run`]: all tasks of the operator. [`release`]: `release-all`. [`config`], [`cli`],
+//! 8. [`run`]: all tasks of the operator, of each replica and of the one that leads. [`release`]: `release-all`. [`config`], [`cli`],
 //!    [`admin`], [`metrics`], [`telemetry`]: the rest of a program.
 //!
 //! Arrows point one way: `api ← decide ← {cluster, controllers, callback, callout} ← run`; `pki`

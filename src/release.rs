@@ -2,20 +2,23 @@
 //!
 //! It runs with a person's rights, and without the operator. Removals that wait are let go on, with
 //! one exception that is no removal: what an orphaning deletion left alone lives on. Old ReplicaSets
-//! in the rollout history keep their templates. Each step is safe to repeat.
+//! in the rollout history keep their templates. Each step is safe to repeat, and nothing is remembered
+//! but what stands in the cluster: whoever is interrupted, also by a SIGKILL, runs it again.
 
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
-use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::{ApiResource, DeserializeGuard, DynamicObject};
 use kube::{Client, ResourceExt};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::api::{DependentKind, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::apply::Writer;
+use crate::cluster::role::Role;
 use crate::cluster::{self, connect, observe, remains};
 use crate::decide::seen::{Dependent, has_finalizer};
 use crate::decide::{Effect, Workload, farewell, inject};
@@ -29,63 +32,108 @@ pub enum ReleaseError {
     /// A call failed.
     #[error("{0}; run release-all again")]
     Call(#[from] cluster::Error),
-    /// Something kept changing.
+    /// Some were not released.
     #[error(
-        "{0} object(s) could not be released, because somebody else keeps changing them; is the operator still running? Run release-all again"
+        "{0} object(s) were not released, each is named above: somebody else keeps changing them, or the API server refuses; is the operator still running? Run release-all again"
     )]
     Left(usize),
 }
 
+/// Objects that are worked on at once: each waits for the API server most of its time.
+const AT_ONCE: usize = 16;
+/// Guards whose pods are waited for at once.
+const WAIT_AT_ONCE: usize = 256;
+/// After so many there is a line that says how far it is.
+const TOLD_EVERY: usize = 100;
+/// The API server and its controllers write too: so many looks may be lost to them.
+const LOOKS: usize = 20;
+
 /// Releases everything. `wait` is for pods that still use injected Secrets to be replaced.
 pub async fn release_all(wait: Duration) -> Result<(), ReleaseError> {
     let (clients, _) = connect::connect().await?;
-    let client = clients.calls;
-    let writer = Writer::for_release(client.clone());
+    let client = Role::ReleaseAll.client(&clients.calls);
+    let writer = &Writer::for_release(client.clone());
     let until = Instant::now() + wait;
-    let guards: Vec<HookGuard> = all(&client).await?;
-    let hooks: Vec<KrakeHook> = all(&client).await?;
-    let mut left = 0;
-    for hook in &hooks {
-        left += tried(writer.free_hook(hook).await)?;
-    }
-    for guard in &guards {
-        left += release_guard(&writer, guard, until).await?;
-    }
-    left += sweep(&writer).await?;
+    let hooks = all_metadata(&client, &ApiResource::erase::<KrakeHook>(&())).await?;
+    let (guards, mut left) = guards(&client).await?;
+    let (hook_count, guard_count) = (hooks.len(), guards.len());
+    println!("{hook_count} hook(s), {guard_count} guard(s)");
+    left += each("hooks let go", AT_ONCE, hooks, async |meta| {
+        tried("KrakeHook", &meta, writer.free_hook(&meta).await)
+    })
+    .await?;
+    // All workloads first, so that their rollouts go on side by side while some are waited for.
+    each("workloads released", AT_ONCE, &guards, async |guard| {
+        release(writer, guard).await.map(|_| 0)
+    })
+    .await?;
+    left += each("guards removed", WAIT_AT_ONCE, &guards, async |guard| {
+        remove(writer, guard, until).await
+    })
+    .await?;
+    left += sweep(writer).await?;
     if left > 0 {
         return Err(ReleaseError::Left(left));
     }
     println!(
-        "released: {} hook(s), {} guard(s). Delete the hooks, then the operator and its CustomResourceDefinitions.",
-        hooks.len(),
-        guards.len()
+        "released: {hook_count} hook(s), {guard_count} guard(s). Delete the hooks, then the operator and its CustomResourceDefinitions."
     );
     Ok(())
 }
 
-/// Everything one guard stands for, then the guard itself.
-async fn release_guard(
-    writer: &Writer,
-    guard: &HookGuard,
-    until: Instant,
+/// Works on all, some at once, and says how far it is; how many are left over.
+async fn each<T>(
+    what: &str,
+    at_once: usize,
+    all: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
+    act: impl AsyncFn(T) -> Result<usize, ReleaseError>,
 ) -> Result<usize, ReleaseError> {
-    let hook = format!("{}/{}", guard.spec.hook.namespace, guard.spec.hook.name);
-    // The API server and its controllers write too: some looks are lost to them.
-    for _ in 0..20 {
-        let remains = remains::look(&writer.client, guard).await?;
-        let decision = farewell::decide(&remains, jiff::Timestamp::now());
-        let effects = if decision.effects.is_empty() {
-            wait_for_pods(writer, guard, until).await?;
-            vec![Effect::DeleteGuard]
-        } else {
-            decision.effects
-        };
-        let mut lost = 0;
-        for effect in &effects {
-            lost += tried(remains::apply(writer, &remains, effect).await)?;
+    let all = all.into_iter();
+    let count = all.len();
+    let act = &act;
+    let mut ended = stream::iter(all)
+        .map(|one| act(one))
+        .buffer_unordered(at_once);
+    let (mut done, mut left) = (0, 0);
+    while let Some(result) = ended.next().await {
+        left += result?;
+        done += 1;
+        if done % TOLD_EVERY == 0 || (done == count && count > TOLD_EVERY) {
+            println!("{what}: {done} of {count}");
         }
-        if lost == 0 && effects == [Effect::DeleteGuard] {
-            println!("{hook}: released");
+    }
+    Ok(left)
+}
+
+/// Everything one guard stands for; whether nothing is left of it but the guard.
+async fn release(writer: &Writer, guard: &HookGuard) -> Result<bool, ReleaseError> {
+    for _ in 0..LOOKS {
+        let remains = remains::look(&writer.client, guard).await?;
+        let effects = farewell::decide(&remains, jiff::Timestamp::now()).effects;
+        if effects.is_empty() || effects == [Effect::DeleteGuard] {
+            return Ok(true);
+        }
+        for effect in &effects {
+            tried(
+                "HookGuard",
+                &guard.metadata,
+                remains::apply(writer, &remains, effect).await,
+            )?;
+        }
+    }
+    Ok(false)
+}
+
+/// The guard itself, when its hook's pods need it no more or have had their time.
+async fn remove(writer: &Writer, guard: &HookGuard, until: Instant) -> Result<usize, ReleaseError> {
+    let hook = format!("{}/{}", guard.spec.hook.namespace, guard.spec.hook.name);
+    for _ in 0..LOOKS {
+        if !release(writer, guard).await? {
+            break;
+        }
+        wait_for_pods(writer, guard, until).await?;
+        let deleted = writer.delete_guard(guard).await;
+        if tried("HookGuard", &guard.metadata, deleted)? == 0 {
             return Ok(0);
         }
     }
@@ -131,83 +179,112 @@ async fn wait_for_pods(
 async fn sweep(writer: &Writer) -> Result<usize, ReleaseError> {
     let mut left = 0;
     for kind in [DependentKind::ReplicaSet, DependentKind::Pod] {
-        let resource = observe::dependent_resource(kind);
-        for meta in all_metadata(&writer.client, &resource).await? {
+        let mut all = all_metadata(&writer.client, &observe::dependent_resource(kind)).await?;
+        all.retain(|meta| {
             let mut owners = meta.owner_references.iter().flatten();
-            if !owners.any(|owner| owner.kind == "HookGuard") {
-                continue;
-            }
+            owners.any(|owner| owner.kind == "HookGuard")
+        });
+        left += each("guards taken off", AT_ONCE, all, async |meta| {
+            let namespace = meta.namespace.clone().unwrap_or_default();
             let dependent = Dependent {
                 kind,
-                name: meta.name.unwrap_or_default(),
-                uid: meta.uid.unwrap_or_default(),
+                name: meta.name.clone().unwrap_or_default(),
+                uid: meta.uid.clone().unwrap_or_default(),
             };
-            let namespace = meta.namespace.unwrap_or_default();
-            left += tried(writer.unguard(&namespace, &dependent, None).await)?;
-        }
+            let unguarded = writer.unguard(&namespace, &dependent, None).await;
+            tried(kind.as_str(), &meta, unguarded)
+        })
+        .await?;
     }
     for kind in WorkloadKind::all() {
-        for meta in all_metadata(&writer.client, &observe::resource(kind)).await? {
-            left += release_workload(writer, kind, meta).await?;
-        }
+        let all = all_metadata(&writer.client, &observe::resource(kind)).await?;
+        // What is ours of it is told by its metadata alone.
+        let mut all: Vec<_> = all
+            .into_iter()
+            .map(|meta| Workload::of(kind, meta))
+            .collect();
+        all.retain(inject::is_touched);
+        left += each("workloads released", AT_ONCE, all, async |workload| {
+            release_workload(writer, kind, &workload).await
+        })
+        .await?;
     }
-    let maps = all_metadata(&writer.client, &ApiResource::erase::<ConfigMap>(&())).await?;
-    let canaries = maps
-        .into_iter()
-        .filter(|metadata| has_finalizer(metadata, names::CANARY_FINALIZER))
-        .map(|metadata| ConfigMap {
+    let mut maps = all_metadata(&writer.client, &ApiResource::erase::<ConfigMap>(&())).await?;
+    maps.retain(|metadata| has_finalizer(metadata, names::CANARY_FINALIZER));
+    left += each("canaries removed", AT_ONCE, maps, async |metadata| {
+        let namespace = metadata.namespace.clone().unwrap_or_default();
+        let canary = ConfigMap {
             metadata,
             ..ConfigMap::default()
-        });
-    for canary in canaries {
-        let namespace = canary.namespace().unwrap_or_default();
-        left += tried(writer.drop_canary(&namespace, &canary).await)?;
-    }
+        };
+        let dropped = writer.drop_canary(&namespace, &canary).await;
+        tried("ConfigMap", &canary.metadata, dropped)
+    })
+    .await?;
     Ok(left)
 }
 
 async fn release_workload(
     writer: &Writer,
     kind: WorkloadKind,
-    meta: ObjectMeta,
+    workload: &Workload,
 ) -> Result<usize, ReleaseError> {
-    let namespace = meta.namespace.clone().unwrap_or_default();
-    let uid = meta.uid.clone().unwrap_or_default();
-    // What is ours of it is told by its metadata alone.
-    let workload = Workload::of(kind, meta);
-    if !inject::is_touched(&workload) {
-        return Ok(0);
+    let meta = &workload.metadata;
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    if meta.deletion_timestamp.is_some() {
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        let released = writer.release(namespace, workload, uid).await;
+        return tried(&kind.to_string(), meta, released);
     }
-    if workload.metadata.deletion_timestamp.is_some() {
-        return tried(writer.release(&namespace, &workload, &uid).await);
-    }
-    let patch = inject::ejection(&workload, false);
-    tried(writer.change(&namespace, kind, &patch).await)
+    let patch = inject::ejection(workload, false);
+    tried(
+        &kind.to_string(),
+        meta,
+        writer.change(namespace, kind, &patch).await,
+    )
 }
 
-/// Somebody was faster counts as one left over; anything else ends the run.
-fn tried<T>(result: Result<T, cluster::Error>) -> Result<usize, ReleaseError> {
+/// One that somebody was faster than, or that the API server refuses, is left over and named. The
+/// run ends where it would be the same with all others.
+fn tried<T>(
+    kind: &str,
+    meta: &ObjectMeta,
+    result: Result<T, cluster::Error>,
+) -> Result<usize, ReleaseError> {
     match result {
         Ok(_) => Ok(0),
         Err(error) if error.class() == cluster::Class::Conflict => Ok(1),
+        Err(error) if error.class() == cluster::Class::User => {
+            let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+            let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+            eprintln!("{kind} {namespace}/{name}: {error}");
+            Ok(1)
+        }
         Err(error) => Err(error.into()),
     }
 }
 
-async fn all<K>(client: &Client) -> Result<Vec<K>, ReleaseError>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    let api: Api<K> = Api::all(client.clone());
-    match api.list(&ListParams::default()).await {
-        Ok(found) => Ok(found.items),
+/// The guards, and how many cannot be read.
+async fn guards(client: &Client) -> Result<(Vec<HookGuard>, usize), ReleaseError> {
+    let api: Api<DeserializeGuard<HookGuard>> = Api::all(client.clone());
+    let found = match api.list(&ListParams::default()).await {
+        Ok(found) => found.items,
         // The CustomResourceDefinition is gone, and all its objects with it.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-        Err(source) => {
-            let kind = K::plural(&()).into_owned();
-            Err(cluster::Error::of(cluster::Act::List, kind)(source).into())
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(source) => return Err(listing("hookguards")(source).into()),
+    };
+    let (mut guards, mut unreadable) = (Vec::new(), 0);
+    for guard in found {
+        match guard.0 {
+            Ok(guard) => guards.push(guard),
+            Err(invalid) => {
+                let name = invalid.metadata.name.as_deref().unwrap_or_default();
+                eprintln!("HookGuard {name}: cannot be read: {invalid}");
+                unreadable += 1;
+            }
         }
     }
+    Ok((guards, unreadable))
 }
 
 async fn all_metadata(
@@ -215,13 +292,13 @@ async fn all_metadata(
     resource: &ApiResource,
 ) -> Result<Vec<ObjectMeta>, ReleaseError> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
-    let found = api.list_metadata(&ListParams::default()).await;
-    let found = found.map_err(cluster::Error::of(
-        cluster::Act::List,
-        resource.plural.clone(),
-    ))?;
-    let items = found.items.into_iter();
-    Ok(items
-        .map(|PartialObjectMeta { metadata, .. }| metadata)
-        .collect())
+    match api.list_metadata(&ListParams::default()).await {
+        Ok(found) => Ok(found.items.into_iter().map(|one| one.metadata).collect()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+        Err(source) => Err(listing(&resource.plural)(source).into()),
+    }
+}
+
+fn listing(plural: &str) -> impl FnOnce(kube::Error) -> cluster::Error {
+    cluster::Error::of(cluster::Act::List, plural)
 }

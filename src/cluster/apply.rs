@@ -52,12 +52,13 @@ impl Writer {
     }
 
     /// Takes our finalizer off a hook.
-    pub async fn free_hook(&self, hook: &KrakeHook) -> Result<(), Error> {
-        let namespace = hook.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<KrakeHook> = Api::namespaced(self.client.clone(), namespace);
-        if let Some(patch) = without_finalizer(&hook.metadata, names::HOOK_FINALIZER) {
-            self.patched(&api, "KrakeHook", &hook.metadata, patch)
-                .await?;
+    pub async fn free_hook(&self, hook: &ObjectMeta) -> Result<(), Error> {
+        let namespace = hook.namespace.as_deref().unwrap_or_default();
+        // Its metadata alone: also one that cannot be read is let go.
+        let api: Api<PartialObjectMeta<KrakeHook>> =
+            Api::namespaced(self.client.clone(), namespace);
+        if let Some(patch) = without_finalizer(hook, names::HOOK_FINALIZER) {
+            self.patched(&api, "KrakeHook", hook, patch).await?;
         }
         Ok(())
     }
