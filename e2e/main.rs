@@ -28,6 +28,7 @@ mod startup;
 mod support;
 mod sweep;
 mod unreadable;
+mod ways_out;
 
 use std::process::ExitCode;
 
@@ -46,14 +47,15 @@ fn main() -> ExitCode {
         refusals::stories(),
         certificate::stories(),
         clients::stories(),
+        ways_out::stories(),
         rights::stories(),
         startup::stories(),
         endpoint::stories(),
-        release_all::stories(),
         replicas::stories(),
         unreadable::stories(),
-        // Last: the API server has been away in it.
         crash::stories(),
+        // Last: the operator has been taken away in it, with everything.
+        release_all::stories(),
     ];
     support::runner::main(stories.concat())
 }

@@ -73,7 +73,7 @@ async fn what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however
     for deployment in all::<Deployment>(&stage).await {
         assert_eq!(deployment.finalizers(), [] as [String; 0]);
         let template = serde_json::to_string(&deployment.spec.unwrap().template).unwrap();
-        for ours in ["krake", names::GROUP] {
+        for ours in ["KRAKE_", names::GROUP, names::CERT_VOLUME] {
             assert!(!template.contains(ours), "{template}");
         }
     }
@@ -125,7 +125,7 @@ async fn what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however
 
 async fn make(stage: &Stage, number: usize) {
     let name = format!("idle-{number}");
-    let mut workload = manifests::app(&name);
+    let mut workload = manifests::deployment(&name, &["sleep", "9999"]);
     workload["spec"]["replicas"] = json!(0);
     let _: Deployment = stage.create(workload).await;
     let hook = manifests::hook(&name, &name, json!({"complete": {}, "shutdown": {}}));

@@ -57,10 +57,7 @@ async fn is_skipped_by(stage: &Stage, kind: &str) {
     armed.pods.gone(&pods).await;
     let hook = stage.ended("app", Outcome::Skipped).await;
     let entry = &status(&hook).history[0];
-    assert!(
-        entry.message.contains(reason),
-        "{entry:?}"
-    );
+    assert!(entry.message.contains(reason), "{entry:?}");
     for kind in ["KrakeHook", "Deployment"] {
         until(format!("an Event on the {kind}"), SOON, async || {
             let events = stage.all::<Event>().list(&ListParams::default()).await;
@@ -84,7 +81,9 @@ async fn is_skipped_by(stage: &Stage, kind: &str) {
 async fn a_namespace_that_refuses_it_loses_no_armed_workload_but_through_its_hook(stage: Stage) {
     apply(&stage, "armed-workloads").await;
     let label = "hooks.krake.dev/refuse-deletion=true";
-    stage.kubectl(&["label", "namespace", &stage.namespace, label]).await;
+    stage
+        .kubectl(&["label", "namespace", &stage.namespace, label])
+        .await;
     let both = json!({"complete": {}, "shutdown": {"timeoutSeconds": 600}});
     for (name, replicas, kinds) in [
         ("runs", 1, json!({"shutdown": {"timeoutSeconds": 1}})),

@@ -2,8 +2,8 @@
 //! watches.
 
 pub mod app;
-pub mod certificates;
 pub mod audit;
+pub mod certificates;
 pub mod clients;
 pub mod cluster;
 pub mod install;
