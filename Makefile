@@ -68,9 +68,12 @@ compiler:
 
 ## Parts
 
-.PHONY: e2e bench tls-scan image install crds cluster cluster-status cluster-down clean
+.PHONY: e2e uninstall-story bench tls-scan image install crds cluster cluster-status cluster-down clean
 e2e: ## The end-to-end tests alone; ARGS='-- NAME' for some of them
 	@source hack/common.sh && use_cluster && cargo test --locked --test e2e $(ARGS)
+
+uninstall-story: ## A thousand hooks uninstalled, with release-all killed in its middle; minutes
+	@source hack/common.sh && use_cluster && E2E_HOOKS=$${E2E_HOOKS:-1000} cargo test --locked --test e2e -- what_is_uninstalled
 
 bench: ## What an acknowledgement costs, measured; target/bench.json
 	@hack/bench

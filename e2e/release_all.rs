@@ -17,7 +17,7 @@ use krake_hooks::api::{HookGuard, names};
 use crate::support::cluster::{repository, said};
 use crate::support::install::install;
 use crate::support::manifests;
-use crate::support::runner::Story;
+use crate::support::runner::{Story, skip};
 use crate::support::stage::{Stage, status};
 use crate::support::wait::{SOON, until};
 
@@ -28,8 +28,6 @@ pub fn stories() -> Vec<Story> {
     ]
 }
 
-/// How many hooks; `E2E_HOOKS` says otherwise.
-const HOOKS: usize = 1000;
 /// Requests of the test itself that are open at once.
 const AT_ONCE: usize = 16;
 
@@ -39,7 +37,9 @@ async fn what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however
     stage: Stage,
 ) {
     let asked = std::env::var("E2E_HOOKS").ok();
-    let count = asked.and_then(|n| n.parse().ok()).unwrap_or(HOOKS);
+    let Some(count) = asked.and_then(|count| count.parse().ok()) else {
+        skip("it takes minutes; `make uninstall-story` plays it");
+    };
     let mut took = Stopwatch::start();
     stream::iter(0..count)
         .for_each_concurrent(AT_ONCE, |number| make(&stage, number))
