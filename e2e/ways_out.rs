@@ -109,7 +109,7 @@ async fn a_namespace_that_refuses_it_loses_no_armed_workload_but_through_its_hoo
         }
     })
     .await;
-    for told in ["KrakeHook runs", names::SKIP_ANNOTATION, "spec.state"] {
+    for told in ["KrakeHook runs", names::SKIP_ANNOTATION, "scale it to zero"] {
         assert!(refusal.contains(told), "{refusal}");
     }
     for how in [
