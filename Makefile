@@ -68,7 +68,7 @@ compiler:
 
 ## Parts
 
-.PHONY: e2e uninstall-story bench tls-scan image install crds cluster cluster-status cluster-down clean
+.PHONY: e2e uninstall-story bench bench-certificates tls-scan image install crds cluster cluster-status cluster-down clean
 e2e: ## The end-to-end tests alone; ARGS='-- NAME' for some of them
 	@source hack/common.sh && use_cluster && cargo test --locked --test e2e $(ARGS)
 
@@ -76,7 +76,10 @@ uninstall-story: ## A thousand hooks uninstalled, with release-all killed in its
 	@source hack/common.sh && use_cluster && E2E_HOOKS=$${E2E_HOOKS:-1000} cargo test --locked --test e2e -- what_is_uninstalled
 
 bench: ## What an acknowledgement costs, measured; target/bench.json
-	@hack/bench
+	@hack/bench acknowledgements
+
+bench-certificates: ## How many certificates a second; target/bench-certificates.json
+	@hack/bench certificates
 
 tls-scan: ## The endpoint's TLS as testssl.sh and sslyze see it (2 minutes, after make install)
 	@hack/tls-scan

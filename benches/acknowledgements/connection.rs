@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustls::pki_types::pem::PemObject;
@@ -114,7 +114,7 @@ impl Connection {
             Ok::<_, hyper::Error>((status, answer.into_body().collect().await?.to_bytes()))
         };
         let (status, body) = sent.await.map_err(|e| e.to_string())?;
-        if status == StatusCode::OK {
+        if status.is_success() {
             return Ok(());
         }
         Err(format!("{status}: {}", String::from_utf8_lossy(&body)))

@@ -90,7 +90,7 @@ impl Lane {
     }
 }
 
-/// All lanes at once for that long. One answer that is not 200 and there is no result.
+/// All lanes at once for that long. One refusal and there is no result.
 pub async fn run(lanes: Vec<Lane>, window: Duration) -> Result<Run, String> {
     let mut open = Vec::new();
     for lane in lanes {

@@ -12,16 +12,17 @@ mod audit;
 mod connection;
 mod load;
 mod operator;
+mod place;
 mod report;
 mod stage;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use audit::AuditLog;
 use connection::Target;
 use load::{Lane, Run};
 use operator::Operator;
+use place::Place;
 use report::{Goal, Report, median};
 use stage::{Kinds, Stage, Subject};
 
@@ -40,14 +41,6 @@ const WHAT: &str = "acknowledgements are `complete`, of hooks that have complete
     operator's ServiceAccount, to the same hooks, while the operator watches; both sides pay for \
     the controllers' looks that follow. CPU per acknowledgement has these looks in it. Load, \
     operator, API server and etcd share this machine.";
-
-/// Where everything is; `hack/bench` says so by environment variables.
-struct Place {
-    binary: PathBuf,
-    operator_kubeconfig: PathBuf,
-    audit_log: PathBuf,
-    output: PathBuf,
-}
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -270,20 +263,4 @@ fn raw_lane(raw: &Target, subject: &Subject, client: usize) -> Result<Lane, Stri
     let (method, path, body) = subject.patch(client)?;
     let content = "application/json-patch+json";
     Ok(Lane::new(raw.clone(), method, path, body, content))
-}
-
-impl Place {
-    fn from_environment() -> Result<Self, String> {
-        let path = |name: &str| {
-            let value = std::env::var_os(name);
-            let value = value.ok_or_else(|| format!("{name} is not set: run `make bench`"))?;
-            Ok::<_, String>(PathBuf::from(value))
-        };
-        Ok(Self {
-            binary: path("BENCH_OPERATOR")?,
-            operator_kubeconfig: path("BENCH_OPERATOR_KUBECONFIG")?,
-            audit_log: path("BENCH_AUDIT_LOG")?,
-            output: path("BENCH_OUTPUT")?,
-        })
-    }
 }
