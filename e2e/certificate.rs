@@ -13,6 +13,7 @@ use krake_hooks::api::{HookCertificate, HookKind};
 
 use crate::support::app::App;
 use crate::support::manifests;
+use crate::support::operator::{NAME, NAMESPACE};
 use crate::support::runner::Story;
 use crate::support::stage::{Stage, status};
 use crate::support::wait::{SOON, until};
@@ -197,10 +198,14 @@ async fn a_users_own_certificate_is_refused_once_it_is_deleted_or_made_again(sta
     let laptop = bystander.put(&url, &token, "/tmp/laptop").await;
     laptop.is_refused(409, "NotAsked");
 
+    let series = format!("{{namespace=\"{}\",name=\"laptop\"}}", stage.namespace);
+    assert!(metrics(&stage).await.contains(&series), "{series}");
+
     // It was made again under its name: another certificate, and the old one is nobody's.
     stage.kubectl(&["delete", "hc", "laptop"]).await;
     refused_soon(&bystander, &url, &token, "/tmp/laptop").await;
     stage.gone::<Secret>("laptop-tls").await;
+    assert!(!metrics(&stage).await.contains(&series), "{series}");
     stage.own_certificate("laptop", "app", json!({})).await;
     refused_soon(&bystander, &url, &token, "/tmp/laptop").await;
     stage.carry(&bystander, "laptop-tls", "laptop-again").await;
@@ -302,6 +307,26 @@ async fn a_machine_outside_takes_what_it_needs_by_the_documented_commands(stage:
     stage.own_certificate("laptop", "trainer", json!({})).await;
     let hook = stage.await_condition("trainer", ConditionType::Ready).await;
 
+    // Ready, for whom, until when, renewed when, by which CA.
+    let row = stage
+        .kubectl(&["get", "hc", "laptop", "--no-headers"])
+        .await;
+    let laptop = stage.certificate("laptop").await;
+    let mut rest = row.as_str();
+    for cell in [
+        "laptop".to_owned(),
+        "True".to_owned(),
+        "trainer".to_owned(),
+        laptop.not_after.unwrap().0.to_string(),
+        laptop.renewal_time.unwrap().0.to_string(),
+        laptop.issuer_name.unwrap(),
+    ] {
+        let after = rest.split_once(&cell);
+        rest = after
+            .unwrap_or_else(|| panic!("no {cell} in its place in {row}"))
+            .1;
+    }
+
     let [grant, take] = commands();
     let namespaced = |script: &str| script.replace("-n ml ", &format!("-n {} ", stage.namespace));
     let bash = async |script: String| stage.cluster.bash(&script).await;
@@ -393,6 +418,16 @@ async fn deployment(stage: &Stage) -> Deployment {
         .get("app")
         .await
         .expect("the Deployment is there")
+}
+
+/// What the operator's metrics say, through the API server's proxy.
+async fn metrics(stage: &Stage) -> String {
+    let service = format!("/api/v1/namespaces/{NAMESPACE}/services/{NAME}:metrics/proxy/metrics");
+    let request = hyper::Request::get(service)
+        .body(Vec::new())
+        .expect("a request");
+    let text = stage.client.request_text(request).await;
+    text.expect("the metrics can be read")
 }
 
 /// Serial number of the certificate in a pod's files, as a status has it.
