@@ -16,6 +16,7 @@ mod crash;
 mod deadline;
 mod endpoint;
 mod injection;
+mod invalid;
 mod namespace;
 mod orphan;
 mod rebirth;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         orphan::stories(),
         namespace::stories(),
         refusals::stories(),
+        invalid::stories(),
         certificate::stories(),
         clients::stories(),
         ways_out::stories(),
