@@ -33,6 +33,10 @@ pub enum Reason {
     WorkloadNotFound,
     /// An older hook has this workload.
     WorkloadTaken,
+    /// Only another version knows workloads of this kind.
+    WorkloadUnsupported,
+    /// Another object controls the workload, and would undo what is done to it.
+    WorkloadControlled,
     /// The workload is being deleted and was not armed in time.
     WorkloadDeleting,
     /// The workload carries `hooks.krake.dev/hook: disabled`.
@@ -49,6 +53,14 @@ pub enum Reason {
     RollingOut,
     /// The Deployment is paused: no pod gets the new template.
     RolloutPaused,
+    /// The workload's strategy is `OnDelete`: only new pods get the new template.
+    OnDelete,
+    /// The workload's strategy has a partition: pods below it do not get the new template.
+    Partitioned,
+    /// The workload replaces no running pod: only new pods get the new template.
+    PodsNotReplaced,
+    /// The API server takes no change of the template: nothing is injected.
+    TemplateImmutable,
     /// The template is not injected yet.
     NotInjected,
     /// The certificate is being issued.

@@ -41,6 +41,14 @@ pub struct Traits {
     pub guarded: Option<DependentKind>,
     /// How it is stopped.
     pub stop: Stop,
+    /// Whether its status counts pods that are on their way out, too.
+    pub counts_leaving: bool,
+    /// Whether one that another object controls is refused: the controller would undo what is done
+    /// to it, or make it again.
+    pub only_alone: bool,
+    /// Whether all of them are watched. There are too many pods: one that a hook waits for is looked
+    /// for now and then.
+    pub watched: bool,
 }
 
 /// What a change of the pod template does.
@@ -84,6 +92,9 @@ const TABLE: [Traits; 7] = [
         change: Change::RollsOut,
         guarded: Some(DependentKind::ReplicaSet),
         stop: Stop::Replicas,
+        counts_leaving: false,
+        only_alone: false,
+        watched: true,
     },
     Traits {
         kind: WorkloadKind::StatefulSet,
@@ -94,6 +105,9 @@ const TABLE: [Traits; 7] = [
         change: Change::RollsOut,
         guarded: Some(DependentKind::Pod),
         stop: Stop::Replicas,
+        counts_leaving: true,
+        only_alone: false,
+        watched: true,
     },
     Traits {
         kind: WorkloadKind::DaemonSet,
@@ -104,6 +118,9 @@ const TABLE: [Traits; 7] = [
         change: Change::RollsOut,
         guarded: Some(DependentKind::Pod),
         stop: Stop::Cannot,
+        counts_leaving: true,
+        only_alone: false,
+        watched: true,
     },
     Traits {
         kind: WorkloadKind::ReplicaSet,
@@ -114,6 +131,9 @@ const TABLE: [Traits; 7] = [
         change: Change::NewPodsOnly,
         guarded: Some(DependentKind::Pod),
         stop: Stop::Replicas,
+        counts_leaving: false,
+        only_alone: true,
+        watched: true,
     },
     Traits {
         kind: WorkloadKind::ReplicationController,
@@ -124,6 +144,9 @@ const TABLE: [Traits; 7] = [
         change: Change::NewPodsOnly,
         guarded: Some(DependentKind::Pod),
         stop: Stop::Replicas,
+        counts_leaving: false,
+        only_alone: true,
+        watched: true,
     },
     Traits {
         kind: WorkloadKind::Job,
@@ -134,6 +157,9 @@ const TABLE: [Traits; 7] = [
         change: Change::Refused,
         guarded: Some(DependentKind::Pod),
         stop: Stop::Suspend,
+        counts_leaving: false,
+        only_alone: false,
+        watched: true,
     },
     Traits {
         kind: WorkloadKind::Pod,
@@ -144,6 +170,9 @@ const TABLE: [Traits; 7] = [
         change: Change::Refused,
         guarded: None,
         stop: Stop::Cannot,
+        counts_leaving: false,
+        only_alone: true,
+        watched: false,
     },
 ];
 

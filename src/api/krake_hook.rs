@@ -38,7 +38,9 @@ use super::status::KrakeHookStatus;
 )]
 #[x_kube(
     validation = Rule::new("has(self.complete) || has(self.shutdown)").message("spec: at least one of complete and shutdown is needed; an empty object ({}) enables one with its defaults"),
-    validation = Rule::new("!has(self.complete) || !has(self.shutdown) || !has(self.complete.env) || !has(self.shutdown.env) || !has(self.complete.env.url) || !has(self.shutdown.env.url) || self.complete.env.url != self.shutdown.env.url").message("spec.shutdown.env.url must differ from spec.complete.env.url: both URLs are injected into the same containers")
+    validation = Rule::new("!has(self.complete) || !has(self.shutdown) || !has(self.complete.env) || !has(self.shutdown.env) || !has(self.complete.env.url) || !has(self.shutdown.env.url) || self.complete.env.url != self.shutdown.env.url").message("spec.shutdown.env.url must differ from spec.complete.env.url: both URLs are injected into the same containers"),
+    validation = Rule::new("self.workload.kind != 'Pod' || !has(self.shutdown)").message("spec.shutdown: the removal of a Pod cannot be made to wait, because nothing keeps the containers of a deleted Pod running; let a Deployment, StatefulSet or Job make it"),
+    validation = Rule::new("!(self.workload.kind in ['Job', 'Pod']) || (size(self.containers) == 0 && (!has(self.complete) || (!has(self.complete.env) && !has(self.complete.certMountPath))) && (!has(self.shutdown) || (!has(self.shutdown.env) && !has(self.shutdown.certMountPath))))").message("spec.containers, env and certMountPath: nothing is injected into a Job or a Pod, because the API server takes no change of their containers; leave them out")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct KrakeHookSpec {
@@ -69,13 +71,15 @@ pub struct KrakeHookSpec {
 
 /// A workload of the hook's own namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[x_kube(validation = Rule::new("self.apiVersion == 'apps/v1' && self.kind == 'Deployment'").message("spec.workload: this version supports apiVersion apps/v1, kind Deployment only"))]
+#[x_kube(validation = Rule::new("(self.apiVersion == 'apps/v1' && self.kind in ['Deployment', 'StatefulSet', 'DaemonSet', 'ReplicaSet']) || (self.apiVersion == 'v1' && self.kind in ['ReplicationController', 'Pod']) || (self.apiVersion == 'batch/v1' && self.kind == 'Job')").message("spec.workload: one of apiVersion apps/v1 with kind Deployment, StatefulSet, DaemonSet or ReplicaSet; v1 with ReplicationController or Pod; batch/v1 with Job"))]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadReference {
-    /// API version, `apps/v1`.
+    /// API version: `apps/v1`, `batch/v1` or `v1`.
     #[schemars(length(min = 1, max = 64))]
     pub api_version: String,
-    /// Kind, `Deployment`.
+    /// Kind: `Deployment`, `StatefulSet`, `DaemonSet` or `ReplicaSet` of `apps/v1`; `Job` of
+    /// `batch/v1`; `ReplicationController` or `Pod` of `v1`. Nothing is injected into a Job or a Pod,
+    /// and the removal of a Pod cannot be made to wait.
     #[schemars(length(min = 1, max = 64))]
     pub kind: String,
     /// Name. The workload may be created after the hook.

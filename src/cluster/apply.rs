@@ -387,7 +387,8 @@ impl Writer {
     /// Puts the guard on what a workload made.
     async fn guard(&self, seen: &Seen, dependent: &Dependent) -> Result<Fact, Error> {
         let reference = objects::guard_reference(seen.hook_uid(), &guard(seen));
-        let patch = objects::guarded(seen.namespace(), dependent, Some(reference));
+        let by = Some((seen.hook_name(), reference));
+        let patch = objects::guarded(seen.namespace(), dependent, by);
         match self.guarded(seen.namespace(), dependent, patch).await {
             Ok(metadata) => Ok(Fact::Dependent(dependent.kind, Box::new(metadata))),
             // Gone, or another one of that name: it needs no guard of ours.

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::api::{KrakeHook, KrakeHookStatus, names};
+use crate::api::{DependentKind, KrakeHook, KrakeHookStatus, names};
 use crate::decide::Seen;
 use crate::decide::seen::Dependent;
 
@@ -104,14 +104,20 @@ pub fn canary(seen: &Seen, workload_uid: &str) -> Value {
 }
 
 /// The guard on what a workload made, or an empty apply that takes it off.
-pub fn guarded(namespace: &str, dependent: &Dependent, reference: Option<Value>) -> Value {
+///
+/// A pod gets the hook's label with it: what was not injected is found by that, too, and told by the
+/// watches.
+pub fn guarded(namespace: &str, dependent: &Dependent, by: Option<(&str, Value)>) -> Value {
     let mut patch = json!({
         "apiVersion": dependent.kind.api_version(),
         "kind": dependent.kind.as_str(),
         "metadata": {"name": dependent.name, "namespace": namespace, "uid": dependent.uid},
     });
-    if let Some(reference) = reference {
+    if let Some((hook, reference)) = by {
         patch["metadata"]["ownerReferences"] = json!([reference]);
+        if dependent.kind == DependentKind::Pod {
+            patch["metadata"]["labels"] = json!({names::HOOK_LABEL: hook});
+        }
     }
     patch
 }

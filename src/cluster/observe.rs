@@ -4,7 +4,7 @@
 //! says, is never a matter of what a cache has heard so far. While it is being deleted, everything
 //! the decision depends on is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
@@ -15,8 +15,10 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
 use super::{Act, Error};
-use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
-use crate::decide::inject::carries_stamp_of;
+use crate::api::{
+    DependentKind, HookCertificate, HookGuard, HookKind, KrakeHook, WorkloadKind, names,
+};
+use crate::decide::pods::has_ours;
 use crate::decide::seen::{Call, Secrets, has_finalizer, is_owned_by};
 use crate::decide::{Seen, Workload};
 
@@ -118,8 +120,39 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
     };
     if deciding {
         look_live(client, &mut seen).await?;
+    } else if let Some(workload) = &seen.workload
+        && may_have_bare_pods(workload, hook, &seen.pods)
+    {
+        seen.pods = pods_of(client, workload, seen.pods.clone()).await?;
     }
     Ok(seen)
+}
+
+/// Whether a workload that is to be held may have pods without a hook's label, of which no watch
+/// tells until they are guarded: those into which nothing is injected, or was not yet.
+fn may_have_bare_pods(workload: &Workload, hook: &KrakeHook, known: &[Pod]) -> bool {
+    let traits = workload.traits();
+    traits.guarded == Some(DependentKind::Pod)
+        && hook.spec.enables(HookKind::Shutdown)
+        && (!workload.is_changeable() || workload.pods.current > known.len())
+}
+
+/// Pods, live, that a workload has made, with those that are known already.
+async fn pods_of(
+    client: &Client,
+    workload: &Workload,
+    mut known: Vec<Pod>,
+) -> Result<Vec<Pod>, Error> {
+    let namespace = workload.metadata.namespace.as_deref().unwrap_or_default();
+    let uid = workload.metadata.uid.as_deref().unwrap_or_default();
+    let mut made = pods(client, namespace, &selector(&workload.selector)).await?;
+    made.retain(|pod| is_owned_by(&pod.metadata, uid));
+    known.retain(|pod| {
+        made.iter()
+            .all(|other| other.metadata.uid != pod.metadata.uid)
+    });
+    made.extend(known);
+    Ok(made)
 }
 
 /// The workload, live. There is none of a kind that only another version knows.
@@ -224,6 +257,14 @@ fn is_canary(meta: &ObjectMeta, hook: &str, hook_uid: &str) -> bool {
         }
 }
 
+fn selector(labels: &BTreeMap<String, String>) -> String {
+    let pairs: Vec<_> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    pairs.join(",")
+}
+
 /// Label selector of a hook's ReplicaSets and pods.
 pub fn hook_selector(hook: &str) -> String {
     format!("{}={hook}", names::HOOK_LABEL)
@@ -233,19 +274,12 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
     let namespace = seen.namespace().to_owned();
     let hook = seen.hook_name().to_owned();
     let uid = seen.hook_uid().to_owned();
-    let selector = seen
+    let behind_the_service = seen
         .hook
         .status
         .as_ref()
         .and_then(|s| s.call_out.as_ref())
-        .map(|call_out| {
-            let pairs: Vec<_> = call_out
-                .selector
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect();
-            pairs.join(",")
-        })
+        .map(|call_out| selector(&call_out.selector))
         .filter(|selector| !selector.is_empty());
     let labels = hook_selector(&hook);
     let (sets, own, canaries, callable) = futures::try_join!(
@@ -253,14 +287,19 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
         pods(client, &namespace, &labels),
         canaries(client, &namespace, &hook, &uid),
         async {
-            match &selector {
+            match &behind_the_service {
                 Some(selector) => pods(client, &namespace, selector).await,
                 None => Ok(Vec::new()),
             }
         },
     )?;
     seen.replica_sets = sets;
-    seen.pods = own;
+    seen.pods = match &seen.workload {
+        Some(workload) if may_have_bare_pods(workload, &seen.hook, &own) => {
+            pods_of(client, workload, own).await?
+        }
+        _ => own,
+    };
     seen.canaries = canaries;
     seen.callable = callable;
     seen.lost_nodes = lost_nodes(client, seen).await?;
@@ -272,7 +311,7 @@ async fn lost_nodes(client: &Client, seen: &Seen) -> Result<Vec<String>, Error> 
     let nodes: BTreeSet<&str> = seen
         .pods
         .iter()
-        .filter(|pod| carries_stamp_of(&pod.metadata, seen.hook_uid()))
+        .filter(|pod| has_ours(seen, pod))
         .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
         .collect();
     let api: Api<Node> = Api::all(client.clone());

@@ -1,11 +1,13 @@
 //! The watches, each once, and which hook a change belongs to.
 
+use std::collections::BTreeSet;
+
 use futures::{Stream, StreamExt, TryStreamExt, future};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
-use kube::core::PartialObjectMeta;
+use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
@@ -18,7 +20,7 @@ use super::feed::Feed;
 use super::readable::watch;
 use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
-use crate::cluster::observe::Caches;
+use crate::cluster::observe::{self, Caches};
 use crate::metrics::Metrics;
 
 /// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
@@ -77,14 +79,22 @@ pub fn watches(client: &Client, metrics: &Metrics) -> Watches {
     // A hook that goes leaves its workload to the next one, which nothing else would tell.
     let (heirs, heir_rx) = mpsc::unbounded_channel();
     let siblings = by_rival(&caches.hooks);
+    let name_kind = tokio::sync::watch::Sender::new(BTreeSet::new());
+    let named = name_kind.subscribe();
     let hooks = watch(client, everything(), &caches.hooks, metrics)
         .modify(slim)
         .reflect(hook_writer)
-        .inspect_ok(move |event| {
-            if let watcher::Event::Delete(hook) = event {
+        .inspect_ok(move |event| match event {
+            watcher::Event::Delete(hook) => {
                 // Nobody listens any more only when the process ends.
                 let _ = heirs.send(siblings(hook));
             }
+            watcher::Event::Apply(hook) | watcher::Event::InitApply(hook) => {
+                if let Some(kind) = hook.spec.workload.known_kind() {
+                    name_kind.send_if_modified(|named| named.insert(kind));
+                }
+            }
+            watcher::Event::Init | watcher::Event::InitDone => {}
         });
     let labelled = || everything().labels(names::HOOK_LABEL);
     let ours = || {
@@ -99,18 +109,21 @@ pub fn watches(client: &Client, metrics: &Metrics) -> Watches {
         Some(ObjectRef::new(name).within(meta.namespace.as_deref()?))
     };
     let by_owner_label = by_uid(&caches.hooks);
-    let changes = futures::stream::select_all([
+    let watched = WorkloadKind::all().filter(|kind| kind.traits().watched);
+    let workloads: Vec<Triggers> = watched
+        .map(|kind| {
+            workloads(
+                client,
+                kind,
+                by_workload(&caches.hooks, kind),
+                named.clone(),
+            )
+        })
+        .collect();
+    let changes = [
         touched(&mut synced, hooks, |hook: &KrakeHook| {
             vec![ObjectRef::from_obj(hook)]
         }),
-        touched(
-            &mut synced,
-            watcher(
-                Api::<PartialObjectMeta<Deployment>>::all(client.clone()),
-                everything(),
-            ),
-            by_workload(&caches.hooks, WorkloadKind::Deployment),
-        ),
         touched(
             &mut synced,
             watcher(
@@ -175,8 +188,8 @@ pub fn watches(client: &Client, metrics: &Metrics) -> Watches {
             by_namespace(&caches.hooks),
         ),
         UnboundedReceiverStream::new(heir_rx).boxed(),
-    ])
-    .boxed();
+    ];
+    let changes = futures::stream::select_all(changes.into_iter().chain(workloads)).boxed();
     Watches {
         synced: synced.waiter(),
         feed: Feed::new(caches.hooks.clone()),
@@ -194,7 +207,7 @@ fn slim<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
 }
 
-/// Changes of one kind as the hooks they belong to. An error is logged; the watch goes on.
+/// Changes of one kind as the hooks they belong to.
 fn touched<K, S, F>(synced: &mut Synced, stream: S, hooks: F) -> Triggers
 where
     K: Resource<DynamicType = ()> + Send + 'static,
@@ -204,16 +217,48 @@ where
     synced
         .counting(stream.backoff(Reopen::default()))
         .touched_objects()
-        .filter_map(move |change| {
-            future::ready(match change {
-                Ok(object) => Some(hooks(&object)),
-                Err(error) => {
-                    tracing::warn!(kind = %K::kind(&()), %error, "watch failed; it is opened again");
-                    None
-                }
-            })
-        })
+        .filter_map(move |change| future::ready(told(&K::kind(&()), change, &hooks)))
         .boxed()
+}
+
+/// Changes of the workloads of one kind, as hooks. The watch is opened when the first hook names the
+/// kind: a cluster may have a great many Jobs, and no hook for any. Nothing is decided from it, so
+/// nobody waits for its first listing, which wakes every hook it concerns.
+fn workloads<F>(
+    client: &Client,
+    kind: WorkloadKind,
+    hooks: F,
+    mut named: tokio::sync::watch::Receiver<BTreeSet<WorkloadKind>>,
+) -> Triggers
+where
+    F: Fn(&PartialObjectMeta<DynamicObject>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static,
+{
+    let api = Api::all_with(client.clone(), &observe::resource(kind));
+    let first = async move { named.wait_for(|named| named.contains(&kind)).await.is_ok() };
+    futures::stream::once(first)
+        .filter(|named| future::ready(*named))
+        .flat_map(move |_| {
+            watcher(api.clone(), everything())
+                .backoff(Reopen::default())
+                .touched_objects()
+        })
+        .filter_map(move |change| future::ready(told(kind.traits().name, change, &hooks)))
+        .boxed()
+}
+
+/// The hooks that a change belongs to. An error is logged; the watch goes on.
+fn told<K>(
+    kind: &str,
+    change: Result<K, watcher::Error>,
+    hooks: impl Fn(&K) -> Vec<ObjectRef<KrakeHook>>,
+) -> Option<Vec<ObjectRef<KrakeHook>>> {
+    match change {
+        Ok(object) => Some(hooks(&object)),
+        Err(error) => {
+            tracing::warn!(%kind, %error, "watch failed; it is opened again");
+            None
+        }
+    }
 }
 
 fn matching(
@@ -243,7 +288,7 @@ fn by_rival(
 fn by_workload(
     hooks: &Store<KrakeHook>,
     kind: WorkloadKind,
-) -> impl Fn(&PartialObjectMeta<Deployment>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+) -> impl Fn(&PartialObjectMeta<DynamicObject>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
     let hooks = hooks.clone();
     move |workload| {
         matching(&hooks, |hook| {

@@ -23,6 +23,8 @@ use crate::api::status::{
 };
 use crate::api::{HookKind, KrakeHookStatus, names};
 
+/// How often a workload is looked for that nobody watches.
+const UNWATCHED: SignedDuration = SignedDuration::from_secs(10);
 /// Newest outcomes that are kept.
 const HISTORY: usize = 10;
 
@@ -188,7 +190,21 @@ impl<'a> Plan<'a> {
                     format!("{} is gone; its removal was let go on", spec.workload.name),
                 )
             }
+            None if self.seen.kind().is_none() => {
+                self.status.phase = Some(Phase::Pending);
+                (
+                    Reason::WorkloadUnsupported,
+                    format!(
+                        "this version knows no {} {}: delete the hook, or install the version of the operator that it was made for",
+                        spec.workload.api_version, spec.workload.kind
+                    ),
+                )
+            }
             None => {
+                let watched = self.seen.kind().is_some_and(|kind| kind.traits().watched);
+                if !watched && !self.hook_deleting() {
+                    self.look_again_at(self.now + UNWATCHED);
+                }
                 self.status.phase = Some(Phase::Pending);
                 (
                     Reason::WorkloadNotFound,
@@ -286,9 +302,17 @@ impl<'a> Plan<'a> {
 
     fn finish(mut self) -> Decision {
         // Guards depend on nothing that is yet to be written, and must not wait for it.
+        // The rest is decided with them in place: a status that comes and goes with each new pod
+        // tells nobody anything.
         let (mut effects, then): (Vec<_>, Vec<_>) = std::mem::take(&mut self.then)
             .into_iter()
             .partition(|effect| matches!(effect, Effect::Guard(_)));
+        if !effects.is_empty() {
+            return Decision {
+                effects,
+                next: Next::AwaitChange,
+            };
+        }
         if !self.first.is_empty() {
             effects.extend(self.first);
             return Decision {

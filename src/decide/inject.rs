@@ -96,7 +96,10 @@ pub fn injection(
         mounts,
         volume,
     };
-    injection.check(workload, app.iter().chain(init))?;
+    // What is not changed cannot conflict: who refers to our objects by name uses our names.
+    if workload.is_changeable() {
+        injection.check(workload, app.iter().chain(init))?;
+    }
     Ok(injection)
 }
 
@@ -134,6 +137,10 @@ pub fn template_hash(workload: &Workload, injection: Option<&Injection>) -> Stri
     if let Some(injection) = injection {
         injection.strip(&mut template);
     }
+    // The API server labels a Job's template with the Job's own uid.
+    if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
+        labels.retain(|_, value| json!(workload.metadata.uid) != *value);
+    }
     digest(&[&template.to_string()])
 }
 
@@ -150,8 +157,14 @@ pub fn carries_stamp_of(meta: &ObjectMeta, hook_uid: &str) -> bool {
 }
 
 impl Injection {
-    /// The server-side apply, with our finalizer or without.
+    /// The server-side apply, with our finalizer or without. A workload whose template cannot be
+    /// changed gets only a label that says whose it is.
     pub fn patch(&self, workload: &Workload, hold: bool) -> Value {
+        if !workload.is_changeable() {
+            let mut patch = ejection(workload, hold);
+            patch["metadata"]["labels"] = json!({names::HOOK_LABEL: self.hook});
+            return patch;
+        }
         let container = |name: &String| {
             let mut entry = json!({"name": name, "env": self.env});
             if !self.mounts.is_empty() {
@@ -193,8 +206,12 @@ impl Injection {
             && self.is_in_template(workload)
     }
 
-    /// Whether the template has all of it, and nothing of ours beside it.
+    /// Whether the template has all of it, or the workload the label that stands for it.
     pub fn is_in_template(&self, workload: &Workload) -> bool {
+        if !workload.is_changeable() {
+            let labels = workload.metadata.labels.as_ref();
+            return labels.and_then(|labels| labels.get(names::HOOK_LABEL)) == Some(&self.hook);
+        }
         let template = serde_json::to_value(&workload.template).unwrap_or_default();
         let meta = &template["metadata"];
         if meta["labels"][names::HOOK_LABEL] != json!(self.hook)

@@ -11,6 +11,7 @@ use super::inject;
 use super::seen::{Seen, controller_of, is_owned_by};
 use super::workload::Workload;
 use crate::api::condition::Reason;
+use crate::api::kind::Change;
 use crate::api::krake_hook::{CallOut, CallOutMode};
 use crate::api::names;
 use crate::api::status::RememberedCallOut;
@@ -31,6 +32,7 @@ pub struct Target {
 /// still there. Terminating and crash-looping pods count, never-started ones do not.
 pub fn able_to_acknowledge(seen: &Seen, workload_uid: &str) -> Vec<String> {
     let guard = guard_uid(seen);
+    let injects = injects(seen);
     let reached = |meta: &ObjectMeta| {
         is_owned_by(meta, workload_uid) || guard.is_some_and(|guard| is_owned_by(meta, guard))
     };
@@ -41,9 +43,9 @@ pub fn able_to_acknowledge(seen: &Seen, workload_uid: &str) -> Vec<String> {
     };
     seen.pods
         .iter()
-        .filter(|pod| inject::carries_stamp_of(&pod.metadata, seen.hook_uid()))
+        .filter(|pod| has_ours(seen, pod))
         .filter(|pod| reached(&pod.metadata) || by_a_set(&pod.metadata))
-        .filter(|pod| !is_finished(pod) && has_started(pod))
+        .filter(|pod| !is_finished(pod) && has_started(pod, injects))
         .filter(|pod| {
             let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
             node.is_none_or(|node| !seen.lost_nodes.iter().any(|lost| lost == node))
@@ -52,13 +54,22 @@ pub fn able_to_acknowledge(seen: &Seen, workload_uid: &str) -> Vec<String> {
         .collect()
 }
 
+/// Whether there is a live pod that does not have what is injected now.
+pub fn any_without(seen: &Seen, stamp: &str) -> bool {
+    seen.pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod))
+        .any(|pod| !inject::carries_stamp(&pod.metadata, stamp))
+}
+
 /// How many live pods have what is injected now, and how many the workload has in all.
 pub fn injected(seen: &Seen, workload: &Workload, stamp: &str) -> (usize, usize) {
+    let counts_leaving = workload.traits().counts_leaving;
     let current = seen
         .pods
         .iter()
-        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod))
-        .filter(|pod| inject::carries_stamp(&pod.metadata, stamp))
+        .filter(|pod| counts_leaving || pod.metadata.deletion_timestamp.is_none())
+        .filter(|pod| !is_finished(pod) && inject::carries_stamp(&pod.metadata, stamp))
         .count();
     (current, workload.pods.current)
 }
@@ -178,7 +189,7 @@ pub fn stuck_since(seen: &Seen, patience: SignedDuration) -> Option<Timestamp> {
     seen.pods
         .iter()
         .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod))
-        .filter(|pod| inject::carries_stamp_of(&pod.metadata, seen.hook_uid()))
+        .filter(|pod| has_ours(seen, pod))
         .filter_map(since)
         .min()
 }
@@ -199,14 +210,28 @@ fn uses_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|s| s.host_network) == Some(true)
 }
 
-/// Whether a container with our entries has ever started.
-fn has_started(pod: &Pod) -> bool {
+/// Whether anything is injected into pods of the hook's workload.
+fn injects(seen: &Seen) -> bool {
+    let kind = seen.kind();
+    kind.is_none_or(|kind| kind.traits().change != Change::Refused)
+}
+
+/// Whether a pod has what some injection of this hook gave; nobody's pods have, where there is none.
+pub fn has_ours(seen: &Seen, pod: &Pod) -> bool {
+    !injects(seen) || inject::carries_stamp_of(&pod.metadata, seen.hook_uid())
+}
+
+/// Whether a container with our entries has ever started, or any where there are none.
+fn has_started(pod: &Pod, injects: bool) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let injected: Vec<&str> = spec
         .containers
         .iter()
         .chain(spec.init_containers.iter().flatten())
-        .filter(|c| c.env.iter().flatten().any(|e| e.name == names::POD_UID_ENV))
+        .filter(|c| {
+            let mut env = c.env.iter().flatten();
+            !injects || env.any(|entry| entry.name == names::POD_UID_ENV)
+        })
         .map(|c| c.name.as_str())
         .collect();
     let Some(status) = &pod.status else {

@@ -12,6 +12,7 @@ use super::pods::{self, guard_uid};
 use super::seen::{Effect, Refusal, controller_of, has_finalizer, is_owned_by};
 use super::workload::{Pace, Workload};
 use crate::api::condition::{self, ConditionType, Finding, Reason};
+use crate::api::kind::Change;
 use crate::api::krake_hook::CompleteAction;
 use crate::api::status::{AckResult, Completion, Outcome, Phase};
 use crate::api::{HookKind, names};
@@ -51,6 +52,9 @@ impl Plan<'_> {
                 "the namespace is being deleted; Kubernetes waits for nobody there",
             );
         }
+        if let Some(message) = self.controlled(workload) {
+            return self.refuse(Reason::WorkloadControlled, &message);
+        }
         if self.is_held(workload) {
             // Whatever becomes of the rest.
             self.guard_dependents(workload);
@@ -69,6 +73,15 @@ impl Plan<'_> {
                 }
             }
         }
+    }
+
+    /// What is done to it would be undone by whoever made it.
+    fn controlled(&self, workload: &Workload) -> Option<String> {
+        let owner = controller_of(&workload.metadata).filter(|_| workload.traits().only_alone)?;
+        Some(format!(
+            "{workload} is controlled by {} {}, which would undo what is done to it, or make it again; nothing was changed. Delete this hook and name {0} {1} in another one, if it is a workload",
+            owner.kind, owner.name
+        ))
     }
 
     fn is_held(&self, workload: &Workload) -> bool {
@@ -307,7 +320,10 @@ impl Plan<'_> {
             message.clone(),
         ));
         // What is injected already stays; only the first injection waits for the certificate.
-        let injected = condition::is_true(&self.status.conditions, ConditionType::Injected);
+        let before = condition::find(&self.status.conditions, ConditionType::Injected);
+        let injected = before.is_some_and(|before| {
+            before.status == "True" || before.reason == Reason::TemplateImmutable.as_str()
+        });
         if !injected {
             self.status.phase = Some(Phase::Injecting);
             self.find(Finding::no(ConditionType::Ready, reason, message.clone()));
@@ -363,16 +379,20 @@ impl Plan<'_> {
         });
         self.find(match (ready, service) {
             (true, Err((reason, message))) => Finding::no(ConditionType::Ready, reason, message),
-            (true, Ok(())) if wants_hold => Finding::yes(
-                ConditionType::Ready,
-                Reason::AsSpecified,
-                "pods have token, URL and certificate; a removal will wait",
-            ),
-            (true, Ok(())) => Finding::yes(
-                ConditionType::Ready,
-                Reason::AsSpecified,
-                "pods have token, URL and certificate",
-            ),
+            (true, Ok(())) => {
+                let has = if workload.is_changeable() {
+                    "pods have token, URL and certificate"
+                } else {
+                    "token, URL and certificate are there to be read"
+                };
+                let waits = if wants_hold {
+                    "; a removal will wait"
+                } else {
+                    ""
+                };
+                let message = format!("{has}{waits}");
+                Finding::yes(ConditionType::Ready, Reason::AsSpecified, message)
+            }
             (false, _) => {
                 let (reason, message) = self.why_not_injected(workload, injected);
                 Finding::no(ConditionType::Ready, reason, message)
@@ -438,22 +458,50 @@ impl Plan<'_> {
                 "not everything that makes a removal wait is in place yet".into(),
             );
         }
-        if workload.pace == Pace::Paused {
+        let name = workload.name();
+        if workload.traits().change == Change::NewPodsOnly {
             return (
-                Reason::RolloutPaused,
+                Reason::PodsNotReplaced,
                 format!(
-                    "{workload} is paused: no pod gets what was injected; `kubectl rollout resume deployment {}`",
-                    workload.name()
+                    "{workload} replaces no running pod, and only new ones get what was injected: delete the others one by one"
                 ),
             );
         }
-        (
-            Reason::RollingOut,
-            format!("{workload}: pods without the present injection still run"),
-        )
+        match workload.pace {
+            Pace::Paused => (
+                Reason::RolloutPaused,
+                format!(
+                    "{workload} is paused: no pod gets what was injected; `kubectl rollout resume deployment {name}`"
+                ),
+            ),
+            Pace::OnDelete => (
+                Reason::OnDelete,
+                format!(
+                    "{workload} has updateStrategy OnDelete: a running pod does not get what was injected; delete its pods one by one, or set updateStrategy RollingUpdate"
+                ),
+            ),
+            Pace::Partition(partition) => (
+                Reason::Partitioned,
+                format!(
+                    "{workload} has a partition of {partition}: pods below it do not get what was injected; lower updateStrategy.rollingUpdate.partition to 0"
+                ),
+            ),
+            Pace::Rolling => (
+                Reason::RollingOut,
+                format!("{workload}: pods without the present injection still run"),
+            ),
+        }
     }
 
     fn report_injected(&mut self, workload: &Workload, injection: &Injection) -> bool {
+        if !workload.is_changeable() {
+            self.find(Finding::no(
+                ConditionType::Injected,
+                Reason::TemplateImmutable,
+                self.where_to_read(workload),
+            ));
+            return true;
+        }
         let (current, all) = pods::injected(self.seen, workload, &injection.stamp);
         let before = condition::is_true(&self.status.conditions, ConditionType::Injected);
         // A `Recreate` passes through no pod at all.
@@ -461,16 +509,36 @@ impl Plan<'_> {
         // The first time, the workload's controller must have seen the new template: before that,
         // its count of pods may still be the old one, and match by accident.
         let counted = workload.is_observed() && workload.pods.updated == all;
-        let rolled = before || (begun && counted);
-        let injected = rolled && current >= all;
-        let message = format!("{current} of {all} pods have token, URL and certificate");
+        // Afterwards every template there was had our entries, and the count may still be that of
+        // before a pod came or went.
+        let injected = if before {
+            !pods::any_without(self.seen, &injection.stamp)
+        } else {
+            begun && counted && current >= all
+        };
         self.find(if injected {
+            let message = format!("{current} pods have token, URL and certificate");
             Finding::yes(ConditionType::Injected, Reason::InPlace, message)
         } else {
             let (reason, why) = self.why_not_injected(workload, false);
-            Finding::no(ConditionType::Injected, reason, format!("{message}; {why}"))
+            let message = format!("{current} of {all} pods have token, URL and certificate; {why}");
+            Finding::no(ConditionType::Injected, reason, message)
         });
         injected
+    }
+
+    /// What pods need is made all the same, for whoever reads it by himself.
+    fn where_to_read(&self, workload: &Workload) -> String {
+        let object = names::of_hook(self.seen.hook_name(), self.seen.hook_uid());
+        let certificate = if self.settings.tls {
+            let secret = names::tls_secret(self.seen.hook_name(), self.seen.hook_uid());
+            format!(", certificate and key in Secret {secret}")
+        } else {
+            String::new()
+        };
+        format!(
+            "the API server takes no change of the containers of {workload}: nothing was injected. The token is in Secret {object}{certificate}, URLs and CA bundle are in ConfigMap {object}: mount them in a manifest of your own, as files, since an environment variable is not renewed"
+        )
     }
 
     /// Remembers how the app is called, while the Service is there to be asked.

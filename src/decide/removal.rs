@@ -454,7 +454,7 @@ impl Plan<'_> {
             .request
             .as_ref()
             .is_some_and(|r| r.state == RequestState::Closed);
-        if released {
+        if released || self.status.completion.is_some() {
             return self.report_released("the removal was let go on");
         }
         let message = format!(

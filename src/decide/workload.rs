@@ -1,6 +1,7 @@
 //! A workload of any kind, as far as a decision asks. What the kind can do is in its row of the table
 //! in [`crate::api::kind`]; what this one object says is here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -18,6 +19,8 @@ pub struct Workload {
     pub metadata: ObjectMeta,
     /// The template of its pods. Only to be read: written, a typed one would claim more than ours.
     pub template: PodTemplateSpec,
+    /// Labels of its pods, as far as they are a plain list.
+    pub selector: BTreeMap<String, String>,
     /// How many pods there are and should be.
     pub pods: Pods,
     /// Newest generation that its controller has seen.
@@ -71,6 +74,7 @@ impl Workload {
             });
         }
         Ok(Self {
+            selector: selector(data),
             pods: Pods::read(kind, data),
             observed_generation: number(data, "/status/observedGeneration"),
             pace: Pace::read(data),
@@ -93,6 +97,11 @@ impl Workload {
     /// Name, or nothing.
     pub fn name(&self) -> &str {
         self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Whether its template can be changed.
+    pub fn is_changeable(&self) -> bool {
+        self.traits().change != Change::Refused
     }
 
     /// Whether its controller knows the object as it is now.
@@ -152,6 +161,14 @@ impl Pace {
             Self::Rolling
         }
     }
+}
+
+fn selector(data: &Value) -> BTreeMap<String, String> {
+    let labels = data.pointer("/spec/selector/matchLabels");
+    let labels = labels.or(data.pointer("/spec/selector"));
+    let labels = labels.and_then(Value::as_object).into_iter().flatten();
+    let plain = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+    labels.filter_map(plain).collect()
 }
 
 fn number(data: &Value, pointer: &str) -> Option<i64> {
@@ -214,6 +231,25 @@ mod tests {
             ),
         ] {
             assert_eq!(read(WorkloadKind::StatefulSet, &data).pace, pace, "{data}");
+        }
+    }
+
+    #[test]
+    fn pods_are_selected_as_their_controller_does() {
+        let app = BTreeMap::from([("app".to_owned(), "trainer".to_owned())]);
+        let labels = json!({"app": "trainer"});
+        let expressions = json!([{"key": "app", "operator": "Exists"}]);
+        for (selector, expected) in [
+            (
+                json!({"matchLabels": labels, "matchExpressions": expressions}),
+                &app,
+            ),
+            (labels, &app),
+            (json!({"matchExpressions": expressions}), &BTreeMap::new()),
+        ] {
+            let data = json!({"spec": {"selector": selector}});
+            let read = read(WorkloadKind::ReplicationController, &data);
+            assert_eq!(&read.selector, expected, "{selector}");
         }
     }
 

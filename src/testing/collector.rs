@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 
 use super::build::NAMESPACE;
 use super::server::drop_finalizer;
 use super::world::{Propagation, World, mark_deleted};
-use crate::api::names;
-use crate::decide::seen::{controller_of, has_finalizer, is_owned_by};
+use crate::api::{DependentKind, names};
+use crate::decide::Workload;
+use crate::decide::seen::{annotation, controller_of, has_finalizer, is_owned_by};
 use crate::decide::workload::Pace;
 
 impl World {
@@ -148,11 +148,16 @@ impl World {
         }
     }
 
-    /// The Deployment controller: adopts what has no controller, makes what the template asks for.
+    /// The workloads' controllers: adopt what has no controller, make what the template asks for.
     fn roll_out(&mut self) {
         for name in self.workloads.keys().cloned().collect::<Vec<_>>() {
             let live = self.workload(&name).expect("it was listed");
             let uid = live.metadata.uid.clone().unwrap_or_default();
+            if live.traits().guarded != Some(DependentKind::ReplicaSet) {
+                let (all, current) = self.make_pods(&live);
+                self.count(&live, all, current);
+                continue;
+            }
             let template = json!(live.template);
             let active = live.metadata.deletion_timestamp.is_none()
                 && live.pace != Pace::Paused
@@ -171,14 +176,21 @@ impl World {
                 sets.map(|set| self.pods_of(&set.metadata).len())
                     .sum::<usize>()
             };
-            let status = json!({"replicas": pods(false), "updatedReplicas": pods(true),
-                "observedGeneration": live.metadata.generation});
-            if self.workloads[&name].status != status {
-                let version = self.next_version();
-                let workload = self.workloads.get_mut(&name).expect("it was listed");
-                workload.status = status;
-                workload.meta.resource_version = Some(version);
-            }
+            let (all, current) = (pods(false), pods(true));
+            self.count(&live, all, current);
+        }
+    }
+
+    /// Writes what the workload's controller has counted.
+    fn count(&mut self, live: &Workload, all: usize, current: usize) {
+        let status = json!({"replicas": all, "updatedReplicas": current,
+            "observedGeneration": live.metadata.generation});
+        let version = self.version + 1;
+        let workload = self.workloads.get_mut(live.name()).expect("it is live");
+        if workload.status != status {
+            self.version = version;
+            workload.status = status;
+            workload.meta.resource_version = Some(version.to_string());
         }
     }
 
@@ -246,37 +258,13 @@ impl World {
                 self.next_version();
             }
             for _ in have.len()..wanted {
-                self.start_pod(&set);
+                let set_uid = meta.uid.clone().unwrap_or_default();
+                let workload = annotation(meta, "test/workload").unwrap_or_default();
+                let name = meta.name.as_deref().unwrap_or_default();
+                let owner = ("ReplicaSet", set_uid.as_str());
+                self.start_pod(name, owner, &template_of(&set), workload);
             }
         }
-    }
-
-    fn start_pod(&mut self, set: &ReplicaSet) {
-        let set_name = set.metadata.name.clone().unwrap_or_default();
-        let template = template_of(set);
-        let name = format!("{set_name}-{}", self.version);
-        let mut pod = super::build::pod(&name).0;
-        let labels = &template["metadata"]["labels"];
-        pod["metadata"]["labels"].clone_from(labels);
-        pod["metadata"]["annotations"] = template["metadata"]["annotations"].clone();
-        // Which workload its token is for: the one that its Secret was written for.
-        let workload = set
-            .metadata
-            .annotations
-            .as_ref()
-            .and_then(|a| a.get("test/workload"));
-        pod["metadata"]["annotations"]["test/workload"] = json!(workload);
-        pod["spec"] = template["spec"].clone();
-        pod["spec"]["nodeName"] = json!("node-1");
-        let first = template["spec"]["containers"][0]["name"]
-            .as_str()
-            .unwrap_or_default();
-        pod["status"]["containerStatuses"] = json!([super::build::running(first)]);
-        let mut pod: Pod = serde_json::from_value(pod).expect("a pod");
-        self.born(&mut pod.metadata);
-        let uid = set.metadata.uid.clone().unwrap_or_default();
-        pod.metadata.owner_references = Some(vec![controller("ReplicaSet", &uid)]);
-        self.pods.insert(name, pod);
     }
 
     /// The certificate controller has issued what was asked for.
@@ -327,7 +315,7 @@ fn template_of(set: &ReplicaSet) -> Value {
     json!(set.spec.as_ref().and_then(|s| s.template.as_ref()))
 }
 
-fn controller(kind: &str, uid: &str) -> OwnerReference {
+pub(super) fn controller(kind: &str, uid: &str) -> OwnerReference {
     OwnerReference {
         api_version: "apps/v1".into(),
         kind: kind.into(),

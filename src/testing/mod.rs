@@ -2,6 +2,7 @@
 
 pub mod build;
 mod collector;
+mod makers;
 pub mod merge;
 mod server;
 pub mod world;

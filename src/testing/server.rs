@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::build::NAMESPACE;
 use super::world::{Propagation, World, mark_deleted};
+use crate::api::kind::Change;
 use crate::api::status::TokenSecret;
-use crate::api::{KrakeHookStatus, names};
+use crate::api::{DependentKind, KrakeHookStatus, names};
 use crate::cluster::objects;
 use crate::decide::pods::guard_uid;
 use crate::decide::seen::{Dependent, Refusal, has_finalizer};
@@ -57,7 +58,7 @@ impl World {
             }
             Effect::Guard(set) => {
                 let owner = objects::guard_reference(seen.hook_uid(), guard_of(seen));
-                self.guard(set, Some(owner))
+                self.guard(set, Some((seen.hook_name(), owner)))
             }
             Effect::Unguard(set) => self.guard(set, None),
             Effect::DeleteDependent {
@@ -135,6 +136,12 @@ impl World {
             let message = "the policy says no".to_owned();
             return Ok(Fact::Refused(Refusal::InjectionRejected { message }));
         }
+        let changeable = workload.kind.traits().change != Change::Refused;
+        assert!(
+            changeable || patch.get("spec").is_none(),
+            "422: the template of a {} is immutable",
+            workload.kind
+        );
         let before = (workload.meta.finalizers.clone(), workload.applied.clone());
         if wants && !holds {
             let finalizers = workload.meta.finalizers.get_or_insert_default();
@@ -156,27 +163,30 @@ impl World {
         Ok(left.map_or(Fact::WorkloadGone, |w| Fact::Workload(Box::new(w))))
     }
 
-    /// Puts a guard on a ReplicaSet, or takes it off.
-    pub fn guard(&mut self, dependent: &Dependent, owner: Option<Value>) -> Result<Fact, Conflict> {
+    /// Puts a guard on what a workload made, or takes it off.
+    pub fn guard(
+        &mut self,
+        dependent: &Dependent,
+        by: Option<(&str, Value)>,
+    ) -> Result<Fact, Conflict> {
         let version = self.next_version();
-        let uid = dependent.uid.clone();
-        let set = self.replica_sets.get_mut(&dependent.name);
-        let Some(set) = set.filter(|set| set.metadata.uid.as_ref() == Some(&uid)) else {
-            return Ok(Fact::DependentGone(uid));
+        let Some(meta) = self.dependent(dependent) else {
+            return Ok(Fact::DependentGone(dependent.uid.clone()));
         };
-        let owners = set.metadata.owner_references.get_or_insert_default();
+        let owners = meta.owner_references.get_or_insert_default();
         owners.retain(|owner| owner.kind != "HookGuard");
-        if let Some(owner) = owner {
+        if let Some((hook, owner)) = by {
             owners.push(serde_json::from_value(owner).expect("an owner"));
+            if dependent.kind == DependentKind::Pod {
+                let labels = meta.labels.get_or_insert_default();
+                labels.insert(names::HOOK_LABEL.into(), hook.into());
+            }
         }
-        set.metadata.resource_version = Some(version);
-        Ok(Fact::Dependent(
-            dependent.kind,
-            Box::new(set.metadata.clone()),
-        ))
+        meta.resource_version = Some(version);
+        Ok(Fact::Dependent(dependent.kind, Box::new(meta.clone())))
     }
 
-    /// Deletes a ReplicaSet, if it is exactly the one that was seen.
+    /// Deletes what a workload made, if it is exactly the one that was seen.
     pub fn delete_dependent(
         &mut self,
         dependent: &Dependent,
@@ -184,11 +194,8 @@ impl World {
         foreground: bool,
     ) -> Result<Fact, Conflict> {
         let (now, version) = (self.now, self.next_version());
-        if let Some(set) = self.replica_sets.get_mut(&dependent.name) {
-            let meta = &mut set.metadata;
-            if meta.uid.as_ref() != Some(&dependent.uid)
-                || meta.resource_version.as_deref() != Some(resource_version)
-            {
+        if let Some(meta) = self.dependent(dependent) {
+            if meta.resource_version.as_deref() != Some(resource_version) {
                 return Err(Conflict);
             }
             let how = if foreground {

@@ -12,23 +12,26 @@ use serde_json::{Value, json};
 
 use super::build::{self, Build, NAME};
 use super::merge;
+use crate::api::kind::{Change, WorkloadKind};
 use crate::api::status::{AckResult, TokenSecret};
-use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, names};
+use crate::api::{DependentKind, HookCertificate, HookGuard, HookKind, KrakeHook, names};
 use crate::decide;
 use crate::decide::ack::{self, Incoming, Look, Verdict};
 use crate::decide::farewell::Remains;
 use crate::decide::seen::{Call, Seen, has_finalizer, is_owned_by};
 
-/// A Deployment, kept as who wrote what.
+/// A workload, kept as who wrote what.
 #[derive(Clone, Debug)]
 pub struct Workload {
+    /// Its kind.
+    pub kind: WorkloadKind,
     /// Metadata as it stands.
     pub meta: ObjectMeta,
     /// What the user wrote.
     pub written: Value,
     /// What our field manager applied last.
     pub applied: Option<Value>,
-    /// What the Deployment controller says.
+    /// What its controller says.
     pub status: Value,
 }
 
@@ -46,6 +49,8 @@ pub enum Propagation {
 /// The cluster: one namespace, and what is cluster-wide.
 #[derive(Clone, Debug)]
 pub struct World {
+    /// Kind of the workloads that users create, and name in their hooks.
+    pub kind: WorkloadKind,
     /// What time it is.
     pub now: Timestamp,
     /// Counts writes; the newest resourceVersion.
@@ -95,6 +100,7 @@ impl World {
     pub fn new() -> Self {
         let service = build::service("shutdown").service();
         Self {
+            kind: WorkloadKind::Deployment,
             now: build::at(0),
             version: 1,
             rested_at: 0,
@@ -124,6 +130,8 @@ impl World {
     /// A user creates a hook.
     pub fn create_hook(&mut self, hook: Build) {
         let mut hook = hook.hook();
+        hook.spec.workload.api_version = self.kind.traits().api_version.to_owned();
+        hook.spec.workload.kind = self.kind.to_string();
         let name = hook.metadata.name.clone().expect("a name");
         if self.hooks.contains_key(&name) || self.namespace_terminating {
             return;
@@ -133,7 +141,7 @@ impl World {
         self.hooks.insert(name, hook);
     }
 
-    /// A user creates a Deployment.
+    /// A user creates a workload, given as a Deployment.
     pub fn create_workload(&mut self, deployment: Build) {
         let mut meta = deployment.clone().meta();
         let name = meta.name.clone().expect("a name");
@@ -142,6 +150,7 @@ impl World {
         }
         self.born(&mut meta);
         let workload = Workload {
+            kind: self.kind,
             meta,
             written: deployment.0["spec"].clone(),
             applied: None,
@@ -186,7 +195,12 @@ impl World {
     pub fn edit_workload(&mut self, change: impl FnOnce(&mut Workload)) {
         let version = self.next_version();
         if let Some(workload) = self.workloads.get_mut(NAME) {
+            let written = workload.written.clone();
             change(workload);
+            if workload.kind.traits().change == Change::Refused {
+                // The API server takes no change of the template.
+                workload.written = written;
+            }
             workload.meta.generation = workload.meta.generation.map(|g| g + 1);
             workload.meta.resource_version = Some(version);
         }
@@ -200,8 +214,9 @@ impl World {
         // The token is in the environment of every pod that carries a stamp of this hook; it was
         // made for the pod's own workload, and so was the one that a later one gets.
         let hook_uid = hook.metadata.uid.clone().unwrap_or_default();
+        let injects = self.kind.traits().change != Change::Refused;
         let stamped = |pod: &&Pod| {
-            crate::decide::inject::carries_stamp_of(&pod.metadata, &hook_uid)
+            (!injects || decide::inject::carries_stamp_of(&pod.metadata, &hook_uid))
                 && pod.metadata.deletion_timestamp.is_none()
         };
         let Some(pod) = self.pods.values().find(stamped) else {
@@ -213,7 +228,8 @@ impl World {
             kind,
             hook_uid,
             workload_uid: workload.unwrap_or_default(),
-            pod: pod.metadata.uid.clone(),
+            // Whoever is not injected has no URL of its own.
+            pod: pod.metadata.uid.clone().filter(|_| injects),
             result: AckResult::Success,
             message: None,
             certificate: None,
@@ -238,9 +254,14 @@ impl World {
     /// A workload as the API server shows it.
     pub fn workload(&self, name: &str) -> Option<decide::Workload> {
         let kept = self.workloads.get(name)?;
-        let mut object = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        let traits = kept.kind.traits();
+        let mut object = json!({"apiVersion": traits.api_version, "kind": traits.name,
             "metadata": kept.meta, "spec": kept.written, "status": kept.status});
         if let Some(applied) = &kept.applied {
+            if let Some(labels) = applied["metadata"].get("labels") {
+                let own = json!({"labels": labels});
+                merge::merge(&mut object["metadata"], &own);
+            }
             if let Some(spec) = applied.get("spec") {
                 merge::merge(&mut object["spec"], spec);
             }
@@ -273,7 +294,7 @@ impl World {
             rival: rival.and_then(|other| other.metadata.name.clone()),
             workload: self.workload(&hook.spec.workload.name),
             replica_sets: self.labelled_sets(name),
-            pods: self.labelled_pods(name),
+            pods: self.pods_seen(name, &hook.spec.workload.name),
             lost_nodes: Vec::new(),
             guard: self.guards.get(&uid).cloned(),
             config_map: self.config_maps.get(&object).cloned(),
@@ -333,22 +354,22 @@ impl World {
         }
         for (name, workload) in &self.workloads {
             let meta = &workload.meta;
-            let spec = workload.applied.as_ref().and_then(|a| a.get("spec"));
-            let mut state = vec![if spec.is_some() { "injected" } else { "plain" }];
+            let applied = workload.applied.as_ref();
+            let ours = applied
+                .is_some_and(|a| a.get("spec").is_some() || a["metadata"].get("labels").is_some());
+            let mut state = vec![if ours { "injected" } else { "plain" }];
             if has_finalizer(meta, names::SHUTDOWN_FINALIZER) {
                 state.push("held");
             }
             if meta.deletion_timestamp.is_some() {
                 state.push("deleting");
             }
-            words.push(format!("Deployment {name} {}", state.join(" ")));
+            words.push(format!("{} {name} {}", workload.kind, state.join(" ")));
         }
         let count = |what: &str, number: usize| (number > 0).then(|| format!("{number} {what}"));
-        let guarded = self
-            .replica_sets
-            .values()
-            .filter(|set| is_guarded(&set.metadata))
-            .count();
+        let sets = self.replica_sets.values().map(|set| &set.metadata);
+        let pods = self.pods.values().map(|pod| &pod.metadata);
+        let guarded = sets.chain(pods).filter(|meta| is_guarded(meta)).count();
         let canaries = self
             .config_maps
             .values()
@@ -384,6 +405,17 @@ impl World {
             .collect()
     }
 
+    /// Those with the label; and those without that a workload has made itself, by owner.
+    fn pods_seen(&self, hook: &str, workload: &str) -> Vec<Pod> {
+        let bare = self.workloads.get(workload);
+        let bare = bare.filter(|w| w.kind.traits().guarded == Some(DependentKind::Pod));
+        let uid = bare.and_then(|w| w.meta.uid.as_deref());
+        let pods = self.pods.values().filter(|pod| {
+            has_label(&pod.metadata, hook) || uid.is_some_and(|uid| is_owned_by(&pod.metadata, uid))
+        });
+        pods.cloned().collect()
+    }
+
     fn canaries(&self, hook_uid: &str) -> Vec<ConfigMap> {
         let label = |c: &&ConfigMap| {
             let labels = c.metadata.labels.as_ref();
@@ -396,13 +428,13 @@ impl World {
     }
 }
 
-/// Whether a ReplicaSet carries some guard.
+/// Whether something carries some guard.
 pub fn is_guarded(meta: &ObjectMeta) -> bool {
     let mut owners = meta.owner_references.iter().flatten();
     owners.any(|owner| owner.kind == "HookGuard")
 }
 
-/// Whether a ReplicaSet carries a guard that is not there.
+/// Whether something carries a guard that is not there.
 pub fn has_dead_guard(world: &World, meta: &ObjectMeta) -> bool {
     is_guarded(meta)
         && !world

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 
 use super::operator::Operator;
 use super::stories::{self, ACTS, STORIES, Step, Story};
+use crate::api::WorkloadKind;
 
-/// Plays a story; what stood there in the end.
-fn play(story: &Story, tls: bool, eager: bool) -> String {
-    let mut operator = Operator::new(tls, eager, None, false);
+/// Plays a story with a workload of a kind; what stood there in the end.
+fn play(story: &Story, kind: WorkloadKind, tls: bool, eager: bool) -> String {
+    let mut operator = Operator::new(tls, eager, None, false).of(kind);
     for step in story.steps {
         operator.act(*step);
     }
@@ -87,7 +88,8 @@ fn every_story_ends_as_expected() {
     let mut wrong = Vec::new();
     for story in STORIES {
         for (tls, eager) in [(true, false), (false, true)] {
-            let played = std::panic::catch_unwind(|| play(story, tls, eager));
+            let kind = WorkloadKind::Deployment;
+            let played = std::panic::catch_unwind(|| play(story, kind, tls, eager));
             let end = played.unwrap_or_else(|_| "PANIC".into());
             if end != story.end {
                 wrong.push(format!(
@@ -100,9 +102,44 @@ fn every_story_ends_as_expected() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Whatever makes and replaces its pods by itself ends as a Deployment does.
+#[test]
+fn every_story_ends_the_same_with_other_kinds() {
+    let mut wrong = Vec::new();
+    for kind in [WorkloadKind::StatefulSet, WorkloadKind::DaemonSet] {
+        for story in STORIES {
+            for (tls, eager) in [(true, false), (false, true)] {
+                let played = std::panic::catch_unwind(|| play(story, kind, tls, eager));
+                let end = without_guarded(&played.unwrap_or_else(|_| "PANIC".into()));
+                let expected = story.end.replace("Deployment", kind.traits().name);
+                let expected = without_guarded(&expected);
+                if end != expected {
+                    wrong.push(format!(
+                        "{} ({kind}, tls {tls}, eager {eager}):\n  {end}\n  expected\n  {expected}",
+                        story.name
+                    ));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Guarded are the pods, or one ReplicaSet and its predecessors.
+fn without_guarded(end: &str) -> String {
+    let words = end.split("; ").filter(|word| !word.ends_with("guarded"));
+    words.collect::<Vec<_>>().join("; ")
+}
+
+/// The kinds whose removal can be made to wait.
+fn held_kinds() -> Vec<WorkloadKind> {
+    let held = |kind: &WorkloadKind| kind.traits().guarded.is_some();
+    WorkloadKind::all().filter(held).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 96,
+        cases: 240,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -115,9 +152,10 @@ proptest! {
         crash_after in proptest::option::of(0..60_usize),
         tls in any::<bool>(),
         eager in any::<bool>(),
+        kind in proptest::sample::select(held_kinds()),
     ) {
         let acts: Vec<Step> = acts.into_iter().map(|act| ACTS[act]).collect();
-        ends_well(&acts, crash_after, tls, eager)?;
+        ends_well(&acts, kind, crash_after, tls, eager)?;
     }
 }
 
@@ -132,18 +170,21 @@ fn sequences_that_once_ended_badly() {
     ];
     for acts in found {
         for (tls, eager) in [(false, false), (true, false), (false, true), (true, true)] {
-            ends_well(acts, None, tls, eager).unwrap();
+            for kind in held_kinds() {
+                ends_well(acts, kind, None, tls, eager).unwrap();
+            }
         }
     }
 }
 
 fn ends_well(
     acts: &[Step],
+    kind: WorkloadKind,
     crash_after: Option<usize>,
     tls: bool,
     eager: bool,
 ) -> Result<(), TestCaseError> {
-    let mut operator = Operator::new(tls, eager, crash_after, true);
+    let mut operator = Operator::new(tls, eager, crash_after, true).of(kind);
     operator.act(stories::workload);
     operator.act(stories::hook);
     for act in acts {

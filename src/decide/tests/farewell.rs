@@ -67,6 +67,31 @@ fn remove_canary() -> Effect {
 type Change = fn(&mut Remains);
 
 #[test]
+fn guards_on_pods_go_like_guards_on_replica_sets() {
+    let mut remains = remains();
+    remains.guard.spec.workload.kind = "StatefulSet".into();
+    let pod = build::pod("pod").owner("HookGuard", GUARD);
+    let pod = pod.with("/metadata/resourceVersion", "7".into());
+    let named = Dependent {
+        kind: crate::api::DependentKind::Pod,
+        name: "pod".into(),
+        uid: "pod".into(),
+    };
+    remains.pods = vec![pod.clone().owner("StatefulSet", "other").pod()];
+    assert_eq!(
+        decide(&remains, at(0)).effects,
+        [Effect::Unguard(named.clone())]
+    );
+    remains.pods = vec![pod.pod()];
+    let delete = Effect::DeleteDependent {
+        dependent: named,
+        resource_version: "7".into(),
+        foreground: false,
+    };
+    assert_eq!(decide(&remains, at(0)).effects, [delete]);
+}
+
+#[test]
 fn line_by_line() {
     let owned = || guarded().owner("Deployment", WORKLOAD);
     let rows: &[(&str, Change, Vec<Effect>)] = &[

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::api::WorkloadKind;
 use crate::api::condition::Reason;
 use crate::decide::Settings;
 use crate::decide::inject::{self, Conflict, HookIdentity, Injection};
@@ -102,6 +103,60 @@ fn the_ejection() {
         inject::ejection(&workload, false),
         inject::ejection(&workload, true)
     ]);
+}
+
+/// A workload of a kind whose template is that of [`workload`].
+fn of_kind(kind: WorkloadKind) -> Build {
+    let traits = kind.traits();
+    let mut build = build::deployment(NAME)
+        .uid("bbbbbbbb-0000")
+        .container("app");
+    build.0["apiVersion"] = json!(traits.api_version);
+    build.0["kind"] = json!(traits.name);
+    build
+}
+
+#[test]
+fn each_kind_is_injected_and_ejected_in_its_own_name() {
+    let patches = WorkloadKind::all().map(|kind| {
+        let workload = of_kind(kind);
+        let hold = kind.traits().guarded.is_some();
+        let inject = patch(both(), &workload, &plain(), hold);
+        (
+            kind.to_string(),
+            json!([inject, inject::ejection(&workload.workload(), false)]),
+        )
+    });
+    let patches: std::collections::BTreeMap<String, Value> = patches.collect();
+    insta::assert_json_snapshot!(patches);
+}
+
+#[test]
+fn what_cannot_be_changed_gets_a_label_and_may_use_our_names() {
+    for kind in [WorkloadKind::Job, WorkloadKind::Pod] {
+        let own = json!([{"name": "KRAKE_TOKEN", "value": "read from a file"}]);
+        let bare = of_kind(kind).with("/spec/template/spec/containers/0/env", own);
+        let injection = inject(both(), &bare, &tls()).unwrap();
+        assert!(
+            !injection.is_in_place(&bare.clone().workload(), false),
+            "{kind}"
+        );
+        let patch = injection.patch(&bare.clone().workload(), false);
+        let labelled = bare.with("/metadata/labels", patch["metadata"]["labels"].clone());
+        assert!(injection.is_in_place(&labelled.workload(), false), "{kind}");
+    }
+}
+
+/// The API server labels the template of each Job with the Job's uid.
+#[test]
+fn the_same_job_created_again_has_the_same_hash() {
+    let hash = |uid: &str| {
+        let labels = json!({"app": NAME, "batch.kubernetes.io/controller-uid": uid});
+        let job = of_kind(WorkloadKind::Job).uid(uid);
+        let job = job.with("/spec/template/metadata/labels", labels);
+        inject::template_hash(&job.workload(), None)
+    };
+    assert_eq!(hash("one"), hash("another"));
 }
 
 #[test]

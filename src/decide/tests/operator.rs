@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::api::condition::{self, ConditionType};
 use crate::api::krake_hook::OnTimeout;
 use crate::api::status::{Attempt, RequestState};
-use crate::api::{HookKind, names};
+use crate::api::{HookKind, WorkloadKind, names};
 use crate::decide::hook::whole;
 use crate::decide::seen::{Call, Next, annotation, has_finalizer, is_owned_by};
 use crate::decide::{Effect, Fact, Settings, farewell, hook};
@@ -84,6 +84,12 @@ impl Operator {
             injections: Vec::new(),
             witness: Witness::default(),
         }
+    }
+
+    /// The same, where users create workloads of this kind.
+    pub fn of(mut self, kind: WorkloadKind) -> Self {
+        self.world.kind = kind;
+        self
     }
 
     /// Somebody does something; then operator and cluster work until they rest.
@@ -359,9 +365,11 @@ impl Operator {
 impl Witness {
     /// Looks at the cluster after every step: what was promised holds.
     fn look(&mut self, world: &World) {
-        for set in world.replica_sets.values() {
-            let dead = has_dead_guard(world, &set.metadata);
-            assert!(!dead, "{:?} has a guard that is gone", set.metadata.name);
+        let sets = world.replica_sets.values().map(|set| &set.metadata);
+        let metas = world.pods.values().map(|pod| &pod.metadata).chain(sets);
+        for meta in metas {
+            let dead = has_dead_guard(world, meta);
+            assert!(!dead, "{:?} has a guard that is gone", meta.name);
         }
         let hook = world.hooks.get(NAME);
         let workload = world.workloads.get(NAME);
@@ -404,15 +412,14 @@ impl Witness {
     }
 }
 
-/// Whether every pod's ReplicaSet carries a guard.
+/// Whether every pod carries a guard, or its ReplicaSet does.
 fn all_guarded(world: &World) -> bool {
-    let sets = world.replica_sets.values().map(|set| &set.metadata);
-    let mut bare = sets.filter(|set| !is_guarded(set));
-    !bare.any(|set| {
-        let uid = set.uid.as_deref().unwrap_or_default();
-        let mut pods = world.pods.values();
-        pods.any(|pod| is_owned_by(&pod.metadata, uid))
-    })
+    let by_a_set = |pod: &ObjectMeta| {
+        let mut sets = world.replica_sets.values().map(|set| &set.metadata);
+        sets.any(|set| is_guarded(set) && is_owned_by(pod, set.uid.as_deref().unwrap_or_default()))
+    };
+    let mut pods = world.pods.values().map(|pod| &pod.metadata);
+    pods.all(|pod| is_guarded(pod) || by_a_set(pod))
 }
 
 /// Whether something has happened for which armed pods may go.

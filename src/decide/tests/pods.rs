@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::api::WorkloadKind;
 use crate::decide::Seen;
 use crate::decide::inject::stamp_prefix;
 use crate::decide::pods::{able_to_acknowledge, only_host_network, remember, targets};
@@ -101,6 +102,58 @@ fn who_is_able_to_acknowledge() {
     for (name, pod, able) in rows {
         let found = able_to_acknowledge(&seen(vec![pod]), WORKLOAD);
         assert_eq!(!found.is_empty(), able, "{name}");
+    }
+}
+
+/// A hook's view of pods of a workload of that kind.
+fn seen_of(kind: WorkloadKind, pod: Build) -> Seen {
+    let mut seen = seen(vec![pod]);
+    seen.hook.spec.workload.api_version = kind.traits().api_version.into();
+    seen.hook.spec.workload.kind = kind.to_string();
+    seen
+}
+
+#[test]
+fn pods_that_the_workload_made_itself_are_able_to_acknowledge() {
+    let stamp = format!("{}-1", stamp_prefix(HOOK));
+    let bare = || build::pod("pod").with("/spec/containers/0/env", json!([]));
+    let own = |pod: Build| pod.owner("StatefulSet", WORKLOAD);
+    let rows: Vec<(&str, WorkloadKind, Build, bool)> = vec![
+        (
+            "its own",
+            WorkloadKind::StatefulSet,
+            own(build::pod("pod").stamp(&stamp)),
+            true,
+        ),
+        (
+            "kept by the guard alone",
+            WorkloadKind::DaemonSet,
+            build::pod("pod").stamp(&stamp).owner("HookGuard", "guard"),
+            true,
+        ),
+        (
+            "not injected yet",
+            WorkloadKind::StatefulSet,
+            own(bare()),
+            false,
+        ),
+        ("never injected", WorkloadKind::Job, own(bare()), true),
+        (
+            "another Job's",
+            WorkloadKind::Job,
+            bare().owner("Job", "another"),
+            false,
+        ),
+        (
+            "ended",
+            WorkloadKind::Job,
+            own(bare()).with("/status/phase", json!("Succeeded")),
+            false,
+        ),
+    ];
+    for (name, kind, pod, able) in rows {
+        let found = able_to_acknowledge(&seen_of(kind, pod), WORKLOAD);
+        assert_eq!(!found.is_empty(), able, "{kind}: {name}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The stories: who does what, and what stands there in the end.
 
+use serde_json::json;
+
 use crate::api::{HookKind, names};
 use crate::testing::build::{self, NAME};
 use crate::testing::world::{Propagation, World};
@@ -153,6 +155,31 @@ pub fn terminate(world: &mut World) {
 pub fn delete_service(world: &mut World) {
     world.services.clear();
     world.version += 1;
+}
+
+pub fn on_delete(world: &mut World) {
+    world.edit_workload(|w| w.written["updateStrategy"] = json!({"type": "OnDelete"}));
+}
+
+pub fn partition(world: &mut World) {
+    world.edit_workload(|workload| {
+        workload.written["updateStrategy"] =
+            json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 1}});
+    });
+}
+
+/// Somebody deletes the pods, so that others come.
+pub fn one_by_one(world: &mut World) {
+    world.pods.clear();
+    world.version += 1;
+}
+
+pub fn controlled(world: &mut World) {
+    world.edit_workload(|workload| {
+        let owner = json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "app",
+            "uid": "app", "controller": true}]);
+        workload.meta.owner_references = serde_json::from_value(owner).ok();
+    });
 }
 
 pub fn refuse_injection(world: &mut World) {

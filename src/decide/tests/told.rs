@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::operator::Operator;
 use super::stories;
+use crate::api::WorkloadKind;
 use crate::testing::build::NAME;
 use crate::testing::world::World;
 
@@ -24,7 +25,11 @@ fn conditions(world: &World) -> String {
 
 /// What is told after each step of a story.
 fn told(steps: &[stories::Step]) -> String {
-    let mut operator = Operator::new(true, false, None, false);
+    told_of(WorkloadKind::Deployment, steps)
+}
+
+fn told_of(kind: WorkloadKind, steps: &[stories::Step]) -> String {
+    let mut operator = Operator::new(true, false, None, false).of(kind);
     let mut text = String::new();
     for step in steps {
         operator.act(*step);
@@ -107,4 +112,48 @@ fn too_late_and_taken() {
     insta::assert_snapshot!(told(&[workload, background, hook]));
     insta::assert_snapshot!(told(&[take_secret, workload, hook]));
     insta::assert_snapshot!(told(&[workload, hook, orphan]));
+}
+
+#[test]
+fn what_each_kind_says_of_itself() {
+    use WorkloadKind::{DaemonSet, Job, Pod, ReplicaSet, StatefulSet};
+    use stories::{
+        complete, complete_hook, on_delete, one_by_one, partition, quiet_hook, workload,
+    };
+    insta::assert_snapshot!(told_of(Job, &[quiet_hook, workload]));
+    insta::assert_snapshot!(told_of(Pod, &[complete_hook, workload, complete]));
+    insta::assert_snapshot!(told_of(ReplicaSet, &[workload, quiet_hook, one_by_one]));
+    insta::assert_snapshot!(told_of(
+        DaemonSet,
+        &[workload, on_delete, quiet_hook, one_by_one]
+    ));
+    insta::assert_snapshot!(told_of(StatefulSet, &[workload, partition, quiet_hook]));
+}
+
+#[test]
+fn what_another_object_controls_is_left_alone() {
+    use stories::{controlled, quiet_hook, workload};
+    let told = told_of(
+        WorkloadKind::ReplicaSet,
+        &[workload, controlled, quiet_hook],
+    );
+    assert!(
+        told.contains("Ready False WorkloadControlled: ReplicaSet trainer"),
+        "{told}"
+    );
+    let fine = told_of(
+        WorkloadKind::StatefulSet,
+        &[workload, controlled, quiet_hook],
+    );
+    assert!(fine.contains("Armed True"), "{fine}");
+}
+
+/// One that a newer version has written, after a step back to this one.
+#[test]
+fn a_kind_that_nobody_knows_is_said_to_be_so() {
+    let unknown = |world: &mut World| {
+        world.edit_hook(|hook| hook.spec.workload.kind = "CronJob".into());
+    };
+    let told = told(&[stories::quiet_hook, unknown]);
+    assert!(told.contains("Ready False WorkloadUnsupported"), "{told}");
 }
