@@ -17,6 +17,7 @@ mod deadline;
 mod endpoint;
 mod injection;
 mod invalid;
+mod kinds;
 mod namespace;
 mod orphan;
 mod rebirth;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let stories = [
         injection::stories(),
         rebirth::stories(),
+        kinds::stories(),
         complete::stories(),
         shutdown::stories(),
         deadline::stories(),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -12,8 +12,10 @@ use tokio::io::AsyncBufReadExt;
 
 use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::krake_hook::KrakeHook;
-use krake_hooks::api::{HookGuard, names};
+use krake_hooks::api::{HookGuard, WorkloadKind, names};
+use krake_hooks::cluster::observe;
 
+use crate::kinds;
 use crate::support::cluster::{repository, said};
 use crate::support::install::install;
 use crate::support::manifests;
@@ -25,6 +27,7 @@ pub fn stories() -> Vec<Story> {
     crate::stories![Alone:
         release_all_leaves_nothing_of_us_on_anything_that_lives,
         what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however_often_interrupted,
+        release_all_releases_what_makes_its_pods_itself,
     ]
 }
 
@@ -62,12 +65,7 @@ async fn what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however
     took.lap("the operator has left");
     killed_after(&stage, "workloads released").await;
     killed_after(&stage, "guards removed").await;
-    let ran = stage
-        .cluster
-        .command(env!("CARGO_BIN_EXE_krake-hooks"), &["release-all"])
-        .output()
-        .await;
-    said(ran).expect("release-all succeeds");
+    release_all(&stage).await;
     took.lap("released");
 
     for deployment in all::<Deployment>(&stage).await {
@@ -209,14 +207,7 @@ async fn release_all_leaves_nothing_of_us_on_anything_that_lives(stage: Stage) {
     let operator = stage.cluster.operator().await;
     operator.leave().await;
 
-    let binary = env!("CARGO_BIN_EXE_krake-hooks");
-    let ran = stage
-        .cluster
-        .command(binary, &["release-all"])
-        .output()
-        .await;
-    said(ran).expect("release-all succeeds");
-
+    release_all(&stage).await;
     stage.gone::<Deployment>("app").await;
     held.pods.gone(std::slice::from_ref(&held.app.uid)).await;
     let deployment = stage.all::<Deployment>().get("lives").await.unwrap();
@@ -242,6 +233,43 @@ async fn release_all_leaves_nothing_of_us_on_anything_that_lives(stage: Stage) {
     stage.delete_deployment("lives", "foreground").await;
     stage.gone::<Deployment>("lives").await;
     no_finalizer_of_ours(&stage).await;
+}
+
+/// A StatefulSet whose removal is being held, and a Job that lives on.
+async fn release_all_releases_what_makes_its_pods_itself(stage: Stage) {
+    let kind = WorkloadKind::Job;
+    let hook = manifests::hook_of(kind, "work", "work", json!({"shutdown": {}}));
+    let _: KrakeHook = stage.create(hook).await;
+    kinds::create(&stage, kind, manifests::workload(kind, "work")).await;
+    let held = kinds::Piece::armed(stage.clone(), WorkloadKind::StatefulSet).await;
+    stage.await_condition("work", ConditionType::Armed).await;
+    let pods = stage.witness("work").await;
+    held.delete("foreground").await;
+    held.apps[0].called(1).await;
+    stage.cluster.operator().await.leave().await;
+
+    release_all(&stage).await;
+    held.gone().await;
+    held.pods.gone(&held.uids()).await;
+    let jobs = observe::workloads(&stage.client, kind, &stage.namespace);
+    let job = jobs.get("work").await.unwrap();
+    assert_eq!(job.finalizers(), [] as [String; 0]);
+    assert_eq!(job.labels().get(names::HOOK_LABEL), None);
+    let all = pods.all().into_keys().collect::<Vec<_>>();
+    pods.stay_untouched(&all, Duration::from_secs(3)).await;
+    let ours = ListParams::default().labels("app=work");
+    for pod in stage.all::<Pod>().list(&ours).await.unwrap() {
+        let owners = pod.owner_references().iter();
+        assert_eq!(owners.map(|o| &o.kind).collect::<Vec<_>>(), ["Job"]);
+        assert_eq!(pod.labels().get(names::HOOK_LABEL), None);
+    }
+    no_finalizer_of_ours(&stage).await;
+}
+
+async fn release_all(stage: &Stage) {
+    let binary = env!("CARGO_BIN_EXE_krake-hooks");
+    let mut command = stage.cluster.command(binary, &["release-all"]);
+    said(command.output().await).expect("release-all succeeds");
 }
 
 /// Whatever of ours is still there can be deleted by anybody without us.

@@ -1,5 +1,7 @@
 //! The objects that stories apply, as a user would write them.
 
+use krake_hooks::api::kind::{Change, WorkloadKind};
+use krake_hooks::api::names;
 use serde_json::{Value, json};
 
 /// Image with bash, curl and python3-requests.
@@ -35,6 +37,55 @@ pub fn app(name: &str) -> Value {
     deployment
 }
 
+/// A workload of a kind whose pods are [`APP`], one of them where the kind says how many, and carry
+/// the label `app: <name>`.
+pub fn workload(kind: WorkloadKind, name: &str) -> Value {
+    let traits = kind.traits();
+    let mut workload = app(name);
+    workload["apiVersion"] = json!(traits.api_version);
+    workload["kind"] = json!(traits.name);
+    let template = workload["spec"]["template"].take();
+    workload["spec"] = match kind {
+        WorkloadKind::Pod => template["spec"].clone(),
+        WorkloadKind::Job => json!({"template": template, "backoffLimit": 0}),
+        WorkloadKind::DaemonSet => {
+            json!({"selector": {"matchLabels": {"app": name}}, "template": template})
+        }
+        WorkloadKind::ReplicationController => {
+            json!({"replicas": 1, "selector": {"app": name}, "template": template})
+        }
+        WorkloadKind::Deployment | WorkloadKind::ReplicaSet | WorkloadKind::StatefulSet => {
+            json!({"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": template})
+        }
+    };
+    match kind {
+        WorkloadKind::StatefulSet => workload["spec"]["serviceName"] = json!("shutdown"),
+        WorkloadKind::Job => workload["spec"]["template"]["spec"]["restartPolicy"] = json!("Never"),
+        _ => {}
+    }
+    workload
+}
+
+/// Lets the pods of a workload, into which nothing can be injected, read what is a hook's: mounted at
+/// the usual place, and the URL in the environment.
+pub fn reading(workload: Value, kind: WorkloadKind, hook: &str, hook_uid: &str) -> Value {
+    assert_eq!(kind.traits().change, Change::Refused);
+    let mut workload = workload;
+    let pod = match kind.traits().template {
+        "" => &mut workload["spec"],
+        template => &mut workload.pointer_mut(template).expect("a template")["spec"],
+    };
+    let object = names::of_hook(hook, hook_uid);
+    pod["volumes"] = json!([{"name": "krake", "projected": {"sources": [
+        {"secret": {"name": object}},
+        {"secret": {"name": names::tls_secret(hook, hook_uid)}},
+        {"configMap": {"name": object}},
+    ]}}]);
+    pod["containers"][0]["volumeMounts"] =
+        json!([{"name": "krake", "mountPath": "/etc/krake_cert"}]);
+    workload
+}
+
 /// A pod of [`APP`] that belongs to nobody, with a volume of its own at the usual place.
 pub fn bystander(volume: Value, environment: Value) -> Value {
     let mut spec = pod_spec(&["python3", "-u", "-c", APP]);
@@ -63,8 +114,15 @@ pub fn service(name: &str, app: &str) -> Value {
 
 /// A hook for a Deployment; `kinds` has `complete`, `shutdown`, or both.
 pub fn hook(name: &str, workload: &str, kinds: Value) -> Value {
+    hook_of(WorkloadKind::Deployment, name, workload, kinds)
+}
+
+/// The same for a workload of a kind.
+pub fn hook_of(kind: WorkloadKind, name: &str, workload: &str, kinds: Value) -> Value {
     let mut spec = kinds;
-    spec["workload"] = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": workload});
+    let traits = kind.traits();
+    spec["workload"] =
+        json!({"apiVersion": traits.api_version, "kind": traits.name, "name": workload});
     json!({
         "apiVersion": "hooks.krake.dev/v1alpha1",
         "kind": "KrakeHook",
