@@ -5,21 +5,25 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use krake_hooks::api::names;
+use krake_hooks::api::{WorkloadKind, names};
+use krake_hooks::cluster::observe;
 
 use crate::support::cluster::Provider;
+use crate::support::manifests;
 use crate::support::operator::USER;
 use crate::support::runner::{Story, skip};
 use crate::support::stage::Stage;
+use crate::support::wait::{SOON, until};
 
 pub fn stories() -> Vec<Story> {
     let mut stories = crate::stories![Together:
         the_operator_may_create_and_update_a_tenants_secret_and_nothing_else,
         the_policy_refuses_the_operator_every_secret_that_is_not_its_own,
+        the_policies_refuse_the_operator_what_no_hook_has_reached,
     ];
     stories.extend(crate::stories![Last: in_all_stories_it_never_read_a_tenants_secret]);
     stories
@@ -104,6 +108,107 @@ async fn the_policy_refuses_the_operator_every_secret_that_is_not_its_own(stage:
     updated.expect("its own it may update");
     let untouched = stage.all::<Secret>().get("tenants").await.unwrap();
     assert_eq!(untouched, tenants);
+}
+
+/// Pods that nobody schedules: what counts is what is written on them.
+async fn the_policies_refuse_the_operator_what_no_hook_has_reached(stage: Stage) {
+    let client = stage.cluster.client_as(Some(USER)).await.unwrap();
+    let operator = |kind| observe::workloads(&client, kind, &stage.namespace);
+    let tenant = |kind| observe::workloads(&stage.client, kind, &stage.namespace);
+    let held = WorkloadKind::all().filter(|kind| kind.traits().guarded.is_some());
+    for kind in held {
+        let api = tenant(kind);
+        let made = api
+            .create(&PostParams::default(), &idle(kind, "idle"))
+            .await;
+        made.expect("a tenant may");
+        refused("delete", operator(kind).delete("idle", &dry_delete()).await);
+        // The finalizer is one of the signs that a hook has reached it.
+        let armed = json!({"metadata": {"finalizers": [names::SHUTDOWN_FINALIZER]}});
+        patch(&api, "idle", &armed, false)
+            .await
+            .expect("a tenant may");
+        let deleted = operator(kind).delete("idle", &dry_delete()).await;
+        deleted.expect("it may delete what it has armed");
+        let free = json!({"metadata": {"finalizers": null}});
+        patch(&api, "idle", &free, false)
+            .await
+            .expect("a tenant may");
+    }
+
+    let pods = tenant(WorkloadKind::Pod);
+    let made = pods
+        .create(&PostParams::default(), &idle(WorkloadKind::Pod, "bare"))
+        .await;
+    made.expect("a tenant may");
+    let of = async |owner: &'static str| {
+        until(format!("a {owner}'s pod"), SOON, async || {
+            let all = pods
+                .list(&ListParams::default())
+                .await
+                .map_err(|e| e.to_string())?;
+            let owned =
+                |pod: &DynamicObject| pod.owner_references().iter().any(|o| o.kind == owner);
+            let found = all.items.into_iter().find(owned);
+            found.map(|pod| pod.name_any()).ok_or("none yet".to_owned())
+        })
+        .await
+    };
+    let by_operator = operator(WorkloadKind::Pod);
+    let label = json!({"metadata": {"labels": {names::HOOK_LABEL: "app"}}});
+    for (name, reachable) in [
+        ("bare".to_owned(), true),
+        (of("Job").await, true),
+        (of("StatefulSet").await, false),
+        (of("ReplicaSet").await, false),
+    ] {
+        refused("delete", by_operator.delete(&name, &dry_delete()).await);
+        let labelled = patch(&by_operator, &name, &label, true).await;
+        assert_eq!(labelled.is_ok(), reachable, "{name}: {labelled:?}");
+        patch(&pods, &name, &label, false)
+            .await
+            .expect("a tenant may");
+        let deleted = by_operator.delete(&name, &dry_delete()).await;
+        deleted.expect("it may delete what a hook has reached");
+        for more in [
+            json!({"metadata": {"annotations": {"of": "somebody"}}}),
+            json!({"metadata": {"labels": {"app": "another"}}}),
+            json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap",
+                "name": "none", "uid": "none"}]}}),
+            json!({"spec": {"activeDeadlineSeconds": 1}}),
+        ] {
+            refused("patch", patch(&by_operator, &name, &more, true).await);
+        }
+    }
+}
+
+/// A workload of that kind whose pods stay where they are.
+fn idle(kind: WorkloadKind, name: &str) -> DynamicObject {
+    let mut workload = manifests::workload(kind, name);
+    let template = kind.traits().template;
+    let pod = workload.pointer_mut(&format!("{template}/spec"));
+    pod.expect("a pod's spec")["schedulerName"] = json!("nobody");
+    serde_json::from_value(workload).expect("an object")
+}
+
+async fn patch(
+    api: &Api<DynamicObject>,
+    name: &str,
+    patch: &Value,
+    dry_run: bool,
+) -> kube::Result<DynamicObject> {
+    let how = PatchParams {
+        dry_run,
+        ..PatchParams::default()
+    };
+    api.patch(name, &how, &Patch::Merge(patch)).await
+}
+
+fn dry_delete() -> DeleteParams {
+    DeleteParams {
+        dry_run: true,
+        ..DeleteParams::background()
+    }
 }
 
 /// The audit log knows every request of all the stories before this one.
