@@ -48,7 +48,8 @@ licences: ## Licences, banned crates, sources
 
 lint: ## clippy, warnings are errors
 	$(call say,cargo clippy)
-	@cargo clippy --locked --all-targets --test e2e -- -D warnings
+	@cargo clippy --locked --all-targets -- -D warnings
+	@cargo clippy --locked --test e2e -- -D warnings
 
 unit: ## Unit tests; one of them compares crds/ with src/api
 	$(call say,cargo test)

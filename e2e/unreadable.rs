@@ -90,7 +90,7 @@ async fn named(stage: &Stage, name: &str) {
             let told = |line: &&str| line.contains("cannot be read") && line.contains(name);
             match log
                 .lines()
-                .find(|line| told(&line) && line.contains(&stage.namespace))
+                .find(|line| told(line) && line.contains(&stage.namespace))
             {
                 Some(_) => Ok(()),
                 None => Err(log.lines().last().unwrap_or_default().to_owned()),
