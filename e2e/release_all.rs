@@ -83,9 +83,9 @@ async fn what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however
         );
     }
     let default = repository().join("config/default").display().to_string();
-    stage
-        .kubectl(&["delete", "--kustomize", &default, "--timeout=120s"])
-        .await;
+    let delete = ["delete", "--kustomize", &default, "--timeout=120s"];
+    let deleted = stage.cluster.kubectl(&delete).await;
+    deleted.expect("everything of config/default can be deleted");
     took.lap("uninstalled");
     until("nothing of us is left", SOON, async || {
         let mut left = Vec::new();
