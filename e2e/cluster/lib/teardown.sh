@@ -25,8 +25,8 @@ end_processes() {
 	while :; do
 		mapfile -t pids < <(marked_processes; cgroup_processes)
 		((${#pids[@]})) || return 0
-		((SECONDS < end)) || die "these processes do not end: ${pids[*]}"
 		kill -KILL "${pids[@]}" 2>/dev/null || true
+		((SECONDS < end)) || die "these processes do not end: ${pids[*]}"
 		sleep 0.1
 	done
 }
