@@ -193,14 +193,17 @@ async fn pods_of_a_workload_that_the_cache_has_not_seen_are_let_in() {
 async fn guessing_does_not_reach_the_api_server_without_bound() {
     let served = Served::plain().await;
     let mut answers = Vec::new();
-    for _ in 0..120 {
-        answers.push(served.put(SHUTDOWN, r#"{"token":"x"}"#).await.0);
+    // Many at a time, until there are more than the bound lets through while they come: how fast
+    // this machine is does not matter.
+    while !answers.contains(&503) && answers.len() < 5000 {
+        let guess = || async { served.put(SHUTDOWN, r#"{"token":"x"}"#).await.0 };
+        answers.extend(futures::future::join_all((0..200).map(|_| guess())).await);
     }
     assert!(
         answers.contains(&401) && answers.contains(&503),
         "{answers:?}"
     );
-    assert!(served.api.count(Method::GET) < 120);
+    assert!(served.api.count(Method::GET) < answers.len());
     // Who is right needs no look.
     assert_eq!(served.put(SHUTDOWN, &served.body()).await.0, 200);
     served.stop().await;
