@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod acknowledge;
+mod callout;
 mod certificate;
 mod clients;
 mod complete;
@@ -20,6 +21,7 @@ mod invalid;
 mod kinds;
 mod namespace;
 mod orphan;
+mod quorum;
 mod rebirth;
 mod refusals;
 mod release_all;
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         complete::stories(),
         shutdown::stories(),
         deadline::stories(),
+        quorum::stories(),
+        callout::stories(),
         sweep::stories(),
         acknowledge::stories(),
         orphan::stories(),

@@ -2,7 +2,8 @@
 //!
 //! Calls run beside the reconciles: an app may acknowledge while our request is still open. What a
 //! call came to is told to the reconcile, which writes it into the status; a call that a restart
-//! loses is made again. Redirects are not followed, and of an answer only the status line is read.
+//! loses is made again. Redirects are not followed. Of an answer the status counts; the rest is read
+//! up to a bound and thrown away, so that an app that is not done writing is not cut off.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
@@ -25,7 +26,7 @@ use tokio::sync::mpsc;
 
 use crate::api::KrakeHook;
 use crate::api::status::Attempt;
-use crate::decide::seen::{Call, CallOutOrder};
+use crate::decide::seen::{CallOutOrder, CallsMade};
 
 /// How long a pod has to accept a connection; a pod on a dead node never does.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -33,6 +34,10 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Calls that may be open at once.
 const AT_ONCE: usize = 256;
+/// So much of an answer is read, head and body each.
+const MOST_BYTES: usize = 64 * 1024;
+/// How long the rest of an answer may take, once its status is known.
+const REST_WITHIN: Duration = Duration::from_secs(1);
 
 /// Calls that were ordered and what they came to, by hook.
 #[derive(Clone)]
@@ -41,10 +46,11 @@ pub struct Calls {
     orders: mpsc::UnboundedSender<Order>,
 }
 
+#[derive(Clone)]
 struct Known {
     request: String,
     round: i64,
-    call: Call,
+    made: CallsMade,
 }
 
 struct Order {
@@ -70,6 +76,7 @@ pub fn channel() -> (Calls, Caller, mpsc::UnboundedReceiver<ObjectRef<KrakeHook>
     connector.set_connect_timeout(Some(CONNECT_WITHIN));
     let client = Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(0)
+        .http1_max_buf_size(MOST_BYTES)
         .build(connector);
     let calls = Calls {
         known: Arc::clone(&known),
@@ -86,17 +93,18 @@ pub fn channel() -> (Calls, Caller, mpsc::UnboundedReceiver<ObjectRef<KrakeHook>
 
 impl Calls {
     /// What this process knows of its calls for a request and round.
-    pub fn state(&self, hook_uid: &str, request: &str, round: i64) -> Call {
+    pub fn made(&self, hook_uid: &str, request: &str, round: i64) -> CallsMade {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .get(hook_uid)
             .filter(|known| known.request == request && known.round == round)
-            .map_or(Call::None, |known| known.call.clone())
+            .map(|known| known.made.clone())
+            .unwrap_or_default()
     }
 
     /// Orders a call.
     pub fn start(&self, hook: ObjectRef<KrakeHook>, hook_uid: &str, order: CallOutOrder) {
-        set(&self.known, hook_uid, &order, Call::Open);
+        begin(&self.known, hook_uid, &order);
         let order = Order {
             hook,
             hook_uid: hook_uid.to_owned(),
@@ -124,7 +132,7 @@ impl Caller {
                     None => return,
                 },
                 Some((order, attempt)) = open.next() => {
-                    set(&self.known, &order.hook_uid, &order.order, Call::Finished(attempt));
+                    end(&self.known, &order.hook_uid, &order.order, attempt);
                     if self.finished.send(order.hook).is_err() {
                         return;
                     }
@@ -155,23 +163,38 @@ impl CallError {
     }
 }
 
-fn set(known: &Mutex<HashMap<String, Known>>, hook_uid: &str, order: &CallOutOrder, call: Call) {
-    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    // A call of an earlier round that ends late says nothing about this one.
-    if known
-        .get(hook_uid)
-        .is_some_and(|known| known.request == order.request && known.round > order.round)
-    {
-        return;
+fn begin(known: &Mutex<HashMap<String, Known>>, hook_uid: &str, order: &CallOutOrder) {
+    let mut all = known.lock().unwrap_or_else(PoisonError::into_inner);
+    let fresh = Known {
+        request: order.request.clone(),
+        round: order.round,
+        made: CallsMade::default(),
+    };
+    let known = all.entry(hook_uid.to_owned());
+    let known = known.or_insert_with(|| fresh.clone());
+    if !known.is_of(order) {
+        *known = fresh;
     }
-    known.insert(
-        hook_uid.to_owned(),
-        Known {
-            request: order.request.clone(),
-            round: order.round,
-            call,
-        },
-    );
+    known.made.begin(&order.pod_uid);
+}
+
+/// A call of an earlier request or round that ends late says nothing about this one.
+fn end(
+    known: &Mutex<HashMap<String, Known>>,
+    hook_uid: &str,
+    order: &CallOutOrder,
+    attempt: Attempt,
+) {
+    let mut all = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.get_mut(hook_uid).filter(|known| known.is_of(order)) {
+        known.made.end(&order.pod_uid, attempt);
+    }
+}
+
+impl Known {
+    fn is_of(&self, order: &CallOutOrder) -> bool {
+        self.request == order.request && self.round == order.round
+    }
 }
 
 async fn call(client: Client<HttpConnector, Empty<Bytes>>, order: Order) -> (Order, Attempt) {
@@ -210,7 +233,11 @@ async fn put(
         )
         .body(Empty::new())?;
     let response = client.request(request).await?;
-    Ok(response.status().as_u16().to_string())
+    let code = response.status().as_u16().to_string();
+    let rest = Limited::new(response.into_body(), MOST_BYTES).collect();
+    // Whatever becomes of it: the app has answered.
+    drop(tokio::time::timeout(REST_WITHIN, rest).await);
+    Ok(code)
 }
 
 /// The next whole second: nothing stored makes the app's time shorter.
@@ -221,3 +248,7 @@ fn ceiling(at: Timestamp) -> Timestamp {
     }
     at + SignedDuration::from_nanos(1_000_000_000 - rest)
 }
+
+#[cfg(test)]
+#[path = "callout_tests.rs"]
+mod tests;

@@ -61,6 +61,8 @@ pub enum AcknowledgementOutcome {
     NotAsked,
     /// 409: the request is closed.
     Late,
+    /// 409: pods are counted, and it does not say which one it is.
+    Anonymous,
     /// 409: a Success counted already.
     AlreadyAcknowledged,
     /// 401.

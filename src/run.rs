@@ -164,7 +164,11 @@ impl Operator {
         tasks.spawn(named("admin", serving));
         self.spawn_readiness(&mut tasks, &readiness, &ending);
 
-        let watches = caches::watches(&Role::Replica.client(&self.clients.watches), &metrics);
+        let watches = caches::watches(
+            &Role::Replica.client(&self.clients.watches),
+            self.clients.api_servers.clone(),
+            &metrics,
+        );
         let (caches, synced) = (watches.caches.clone(), watches.synced.clone());
         let feed = watches.feed.clone();
         metrics.read_certificates_from(caches.certificates.clone());

@@ -157,7 +157,6 @@ pub enum CompleteAction {
 
 /// The hook by which an app is told to shut down, and says when it has.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(validation = Rule::new("self.acknowledgements.policy == 'Any'").message("spec.shutdown.acknowledgements.policy: this version supports Any only"))]
 #[serde(rename_all = "camelCase")]
 pub struct ShutdownHook {
     /// Who is called when a removal was asked for. Absent: nobody is called, the app finds out by
@@ -194,10 +193,7 @@ pub struct ShutdownHook {
 
 /// Who is called when a removal was asked for.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(
-    validation = Rule::new("self.mode == 'None' || has(self.service)").message("spec.shutdown.callOut.service is needed with mode Service; mode None calls nobody"),
-    validation = Rule::new("self.fanOut == 'One'").message("spec.shutdown.callOut.fanOut: this version supports One only")
-)]
+#[x_kube(validation = Rule::new("self.mode == 'None' || has(self.service)").message("spec.shutdown.callOut.service is needed with mode Service; mode None calls nobody"))]
 #[serde(rename_all = "camelCase")]
 pub struct CallOut {
     /// Whether the pods behind a Service are called, or nobody. Default: `Service`.
@@ -224,10 +220,10 @@ pub enum CallOutMode {
 /// How many pods are called.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FanOut {
-    /// One ready pod.
+    /// One ready pod; the next one if the call fails.
     #[default]
     One,
-    /// Each pod. Not in this version.
+    /// Each of the workload's own pods that is ready, and each that becomes ready later.
     EachPod,
 }
 
@@ -275,13 +271,16 @@ pub enum OnTimeout {
 
 /// How many pods have to acknowledge.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(validation = Rule::new("!has(self.count) || self.policy == 'AtLeast'").message("acknowledgements.count goes with policy AtLeast alone"))]
+#[x_kube(
+    validation = Rule::new("!has(self.count) || self.policy == 'AtLeast'").message("acknowledgements.count goes with policy AtLeast alone"),
+    validation = Rule::new("has(self.count) || self.policy != 'AtLeast'").message("acknowledgements.policy AtLeast needs acknowledgements.count")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Quorum {
     /// Default: `Any`.
     #[serde(default)]
     pub policy: QuorumPolicy,
-    /// How many, with policy `AtLeast`.
+    /// How many, with policy `AtLeast`; all that still live, if those are fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 512))]
     pub count: Option<i64>,
@@ -290,12 +289,12 @@ pub struct Quorum {
 /// Which pods have to acknowledge.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QuorumPolicy {
-    /// One of them.
+    /// One, also one that does not say which pod it is.
     #[default]
     Any,
-    /// Each of them. Not in this version.
+    /// Each pod that could acknowledge when it was asked and that still lives, by its own uid.
     All,
-    /// As many as `count` says. Not in this version.
+    /// As many of them as `count` says, by their own uids.
     AtLeast,
 }
 

@@ -11,7 +11,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::krake_hook::{CompleteAction, OnTimeout, Quorum, Scheme};
+use super::krake_hook::{CompleteAction, FanOut, OnTimeout, Quorum, Scheme};
 
 /// What the operator answers.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -154,6 +154,14 @@ pub struct ShutdownRequest {
     /// The newest call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_attempt: Option<Attempt>,
+    /// How many calls have ended in this round, made by this leader.
+    #[serde(default)]
+    pub attempts: i64,
+    /// With `fanOut: EachPod`, what came of calling each pod in this round: at most 32, those with
+    /// an error first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub called_pods: Vec<CalledPod>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -196,6 +204,9 @@ pub struct Terms {
     pub acknowledgements: Quorum,
     /// Whether the app is called at all.
     pub calls: bool,
+    /// How many pods are called.
+    #[serde(default)]
+    pub fan_out: FanOut,
 }
 
 /// One call to the app.
@@ -207,8 +218,23 @@ pub struct Attempt {
     /// Name of the pod that was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// HTTP status, or what went wrong: `Timeout`, `ConnectFailed`, `NobodyToCall`.
+    /// HTTP status, or what went wrong: `Timeout`, `ConnectFailed`, `NoAnswer`, `BadPath`,
+    /// `NobodyToCall`.
     pub code: String,
+}
+
+/// What came of calling one pod.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CalledPod {
+    /// Name of the pod.
+    pub pod: String,
+    /// When its newest call ended.
+    pub at: Time,
+    /// What came of it, as in `lastAttempt`.
+    pub code: String,
+    /// How many of its calls have ended.
+    pub attempts: i64,
 }
 
 /// How a removal was let go on, or a hook's work ended.

@@ -70,6 +70,8 @@ pub enum Outcome {
     NotAsked,
     /// The request is closed.
     Late,
+    /// Pods are counted, and he does not say which he is.
+    Anonymous,
     /// A Success counted already.
     AlreadyAcknowledged,
     /// The hook is gone, or another than the token is for.
@@ -449,6 +451,7 @@ fn decide_all(sight: &Sight, everyone: Vec<Waiting>) -> Round {
             Verdict::Replayed { request } => Outcome::Replayed { request },
             Verdict::NotAsked => Outcome::NotAsked,
             Verdict::Late => Outcome::Late,
+            Verdict::Anonymous => Outcome::Anonymous,
             Verdict::AlreadyAcknowledged => Outcome::AlreadyAcknowledged,
             Verdict::Superseded => Outcome::Superseded,
             Verdict::Full => Outcome::Full,

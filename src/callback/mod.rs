@@ -86,7 +86,7 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
-/// An acknowledgement that did not count, for an Event on its hook.
+/// An acknowledgement that did not count, or not anew, for an Event on its hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// The hook.
@@ -97,15 +97,25 @@ pub struct Refused {
     pub reason: Refusal,
     /// The pod that said so, if the URL named one.
     pub pod: Option<String>,
+    /// What it said in words.
+    pub message: Option<String>,
 }
 
-/// Why an acknowledgement did not count.
+/// Why an acknowledgement did not count, or not anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// Nobody had asked for a shutdown.
     NotAsked,
     /// The request was closed.
     Late,
+    /// Pods are counted, and it did not say which it was.
+    Anonymous,
+    /// A Failure after a Success.
+    AlreadyAcknowledged,
+    /// The same had counted before.
+    Repeated,
+    /// It said that the app has failed.
+    Failure,
 }
 
 impl Endpoint {

@@ -9,7 +9,7 @@
 //! | 401 | `Unauthorized` | token, certificate, hook and kind do not go together; which of them is not said |
 //! | 404, 405 | `NotFound`, `MethodNotAllowed` | another path or method |
 //! | 408, 413 | `RequestTimeout`, `TooLarge` | the body is too slow or too large |
-//! | 409 | `NotAsked`, `Late`, `AlreadyAcknowledged` | it does not count |
+//! | 409 | `NotAsked`, `Late`, `AlreadyAcknowledged`, `Anonymous` | it does not count |
 //! | 503 | `Full`, `Unavailable` | it could not be written: again, after `Retry-After` |
 
 use std::sync::Arc;
@@ -107,13 +107,13 @@ async fn answer<B: Buf>(
     let granted = endpoint
         .admit(&addressed, peer.as_ref(), &said.token, arrived)
         .await;
-    let result = said.result;
+    let (result, message) = (said.result, said.message.clone());
     let outcome = match granted {
         Ok(granted) => endpoint.commit(&addressed, peer, said, granted).await,
         Err(Denied::Unauthorized) => Outcome::Superseded,
         Err(Denied::Unavailable) => Outcome::Unavailable,
     };
-    endpoint.tell(&addressed, &outcome);
+    endpoint.tell(&addressed, message, &outcome);
     answer_to(addressed.kind, result, outcome)
 }
 
@@ -233,7 +233,7 @@ impl Endpoint {
     }
 
     /// Log, metric, and for the controller what a person should see on the hook.
-    fn tell(&self, addressed: &Addressed, outcome: &Outcome) {
+    fn tell(&self, addressed: &Addressed, message: Option<String>, outcome: &Outcome) {
         let word = counted_as(outcome);
         self.metrics.acknowledged(addressed.kind, word);
         let Addressed { hook, kind, pod } = addressed;
@@ -248,6 +248,13 @@ impl Endpoint {
         let reason = match outcome {
             Outcome::NotAsked => Refusal::NotAsked,
             Outcome::Late => Refusal::Late,
+            Outcome::Anonymous => Refusal::Anonymous,
+            Outcome::AlreadyAcknowledged => Refusal::AlreadyAcknowledged,
+            Outcome::Replayed { .. } => Refusal::Repeated,
+            Outcome::Written {
+                result: AckResult::Failure,
+                ..
+            } => Refusal::Failure,
             _ => return,
         };
         let refused = Refused {
@@ -255,10 +262,11 @@ impl Endpoint {
             kind: *kind,
             reason,
             pod: pod.clone(),
+            message,
         };
         // An Event more or less: the log and the metric have it.
         if self.events.try_send(refused).is_err() {
-            tracing::debug!("a refused acknowledgement gets no Event");
+            tracing::debug!("an acknowledgement that changes nothing gets no Event");
         }
     }
 }
@@ -283,6 +291,7 @@ fn counted_as(outcome: &Outcome) -> AcknowledgementOutcome {
         Outcome::Replayed { .. } => AcknowledgementOutcome::Replayed,
         Outcome::NotAsked => AcknowledgementOutcome::NotAsked,
         Outcome::Late => AcknowledgementOutcome::Late,
+        Outcome::Anonymous => AcknowledgementOutcome::Anonymous,
         Outcome::AlreadyAcknowledged => AcknowledgementOutcome::AlreadyAcknowledged,
         Outcome::Superseded => AcknowledgementOutcome::Unauthorized,
         Outcome::Full => AcknowledgementOutcome::Full,
@@ -297,6 +306,7 @@ fn answer_to(kind: HookKind, result: AckResult, outcome: Outcome) -> Answer {
         Outcome::Replayed { request } => acknowledged(kind, result, request, true),
         Outcome::NotAsked => refuse(StatusCode::CONFLICT, "NotAsked"),
         Outcome::Late => refuse(StatusCode::CONFLICT, "Late"),
+        Outcome::Anonymous => refuse(StatusCode::CONFLICT, "Anonymous"),
         Outcome::AlreadyAcknowledged => refuse(StatusCode::CONFLICT, "AlreadyAcknowledged"),
         Outcome::Superseded => refuse(StatusCode::UNAUTHORIZED, "Unauthorized"),
         Outcome::Full => again("Full"),

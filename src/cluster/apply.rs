@@ -115,7 +115,7 @@ impl Writer {
                 self.tell(seen, notice).await;
                 Ok(Fact::Nothing)
             }
-            Effect::CallOut(_) => Ok(Fact::Calling),
+            Effect::CallOut(_) => Ok(Fact::Nothing),
             Effect::DeleteGuard => match &seen.guard {
                 Some(guard) => self.delete_guard(guard).await.map(|()| Fact::GuardGone),
                 None => Ok(Fact::GuardGone),

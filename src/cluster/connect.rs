@@ -1,9 +1,13 @@
 //! Clients: one for calls, which must end, and one for watches, which must not.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use kube::{Client, Config};
 use thiserror::Error;
+
+use super::addresses::address;
 
 /// How long any one call may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -17,6 +21,8 @@ pub struct Clients {
     pub watches: Client,
     /// Namespace of the kubeconfig or of the ServiceAccount.
     pub namespace: String,
+    /// Addresses by which the API server is called.
+    pub api_servers: BTreeSet<IpAddr>,
 }
 
 /// Why there is no cluster to talk to; one line.
@@ -57,6 +63,10 @@ pub async fn connect() -> Result<(Clients, String), ConnectError> {
         })
     };
     let namespace = config.default_namespace.clone();
+    let in_cluster = std::env::var("KUBERNETES_SERVICE_HOST").ok();
+    let by_url = config.cluster_url.host().map(ToOwned::to_owned);
+    let api_servers = [in_cluster, by_url].into_iter().flatten();
+    let api_servers = api_servers.filter_map(|host| address(&host)).collect();
     let watches = client(config.clone())?;
     config.read_timeout = Some(ANSWER_WITHIN);
     config.reset_reader_on_write = true;
@@ -68,6 +78,7 @@ pub async fn connect() -> Result<(Clients, String), ConnectError> {
         calls,
         watches,
         namespace,
+        api_servers,
     };
     Ok((clients, version.git_version))
 }

@@ -6,6 +6,7 @@
 //! leader writes passes the fence of its [`term`] before it is sent.
 
 pub mod acknowledge;
+pub mod addresses;
 pub mod apply;
 pub mod authority;
 pub mod certificates;

@@ -14,12 +14,13 @@ use kube::core::{ApiResource, DynamicObject, GroupVersion, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
+use super::addresses::Addresses;
 use super::{Act, Error};
 use crate::api::{
     DependentKind, HookCertificate, HookGuard, HookKind, KrakeHook, WorkloadKind, names,
 };
 use crate::decide::pods::has_ours;
-use crate::decide::seen::{Call, Secrets, has_finalizer, is_owned_by};
+use crate::decide::seen::{CallsMade, Secrets, has_finalizer, is_owned_by};
 use crate::decide::{Seen, Workload};
 
 /// What watches have heard.
@@ -39,6 +40,8 @@ pub struct Caches {
     pub guards: Store<HookGuard>,
     /// All Services.
     pub services: Store<Service>,
+    /// What is never called.
+    pub addresses: Addresses,
     /// All namespaces.
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
 }
@@ -100,7 +103,8 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
             .namespaces
             .get(&ObjectRef::new(&namespace))
             .is_some_and(|ns| ns.metadata.deletion_timestamp.is_some()),
-        call: Call::None,
+        never_called: BTreeSet::new(),
+        calls: CallsMade::default(),
         secrets: Secrets::default(),
         injections: Vec::new(),
         token: None,
@@ -120,6 +124,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
     };
     if deciding {
         look_live(client, &mut seen).await?;
+        seen.never_called = caches.addresses.never_called(&caches.services);
     } else if let Some(workload) = &seen.workload
         && may_have_bare_pods(workload, hook, &seen.pods)
     {

@@ -1,10 +1,12 @@
 //! The watches, each once, and which hook a change belongs to.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use futures::{Stream, StreamExt, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::core::{DynamicObject, PartialObjectMeta};
@@ -20,6 +22,7 @@ use super::feed::Feed;
 use super::readable::watch;
 use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
+use crate::cluster::addresses::{self, Addresses};
 use crate::cluster::observe::{self, Caches};
 use crate::metrics::Metrics;
 
@@ -56,7 +59,7 @@ impl Watches {
 }
 
 /// Opens every watch; nothing flows until the streams are polled.
-pub fn watches(client: &Client, metrics: &Metrics) -> Watches {
+pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics) -> Watches {
     let (hooks, hook_writer) = reflector::store();
     let (replica_sets, replica_set_writer) = reflector::store();
     let (pods, pod_writer) = reflector::store();
@@ -65,6 +68,8 @@ pub fn watches(client: &Client, metrics: &Metrics) -> Watches {
     let (guards, guard_writer) = reflector::store();
     let (services, service_writer) = reflector::store();
     let (namespaces, namespace_writer) = reflector::store();
+    let (nodes, node_writer) = reflector::store();
+    let (endpoint_slices, endpoint_slice_writer) = reflector::store();
     let mut synced = Synced::new();
     let caches = Caches {
         hooks,
@@ -74,6 +79,11 @@ pub fn watches(client: &Client, metrics: &Metrics) -> Watches {
         certificates,
         guards,
         services,
+        addresses: Addresses {
+            api_servers,
+            nodes,
+            endpoint_slices,
+        },
         namespaces,
     };
     // A hook that goes leaves its workload to the next one, which nothing else would tell.
@@ -186,6 +196,23 @@ pub fn watches(client: &Client, metrics: &Metrics) -> Watches {
             .modify(slim)
             .reflect(namespace_writer),
             by_namespace(&caches.hooks),
+        ),
+        touched(
+            &mut synced,
+            watch(client, everything(), &caches.addresses.nodes, metrics)
+                .modify(addresses::slim)
+                .reflect(node_writer),
+            |_: &Node| Vec::new(),
+        ),
+        touched(
+            &mut synced,
+            watcher(
+                Api::<EndpointSlice>::namespaced(client.clone(), addresses::NAMESPACE),
+                everything().fields(&format!("metadata.name={}", addresses::KUBERNETES)),
+            )
+            .modify(slim)
+            .reflect(endpoint_slice_writer),
+            |_: &EndpointSlice| Vec::new(),
         ),
         UnboundedReceiverStream::new(heir_rx).boxed(),
     ];

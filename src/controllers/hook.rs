@@ -20,7 +20,7 @@ use crate::cluster::apply::Writer;
 use crate::cluster::observe::{Caches, observe};
 use crate::cluster::{Class, Error};
 use crate::decide::mend;
-use crate::decide::seen::Secrets;
+use crate::decide::seen::{CallsMade, Secrets};
 use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
 use crate::metrics::Metrics;
 
@@ -98,7 +98,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     let mut rounds = 0;
     let next = loop {
         let settings = context.settings.borrow().clone();
-        seen.call = context.call(&seen);
+        seen.calls = context.calls_made(&seen);
         let decision = decide::hook::decide(&seen, &settings, Timestamp::now());
         rounds += 1;
         if decision.effects.is_empty() {
@@ -179,12 +179,11 @@ impl Context {
     }
 
     /// What this process knows of its calls for the request and round that the hook has now.
-    fn call(&self, seen: &Seen) -> decide::seen::Call {
+    fn calls_made(&self, seen: &Seen) -> CallsMade {
         let request = seen.hook.status.as_ref().and_then(|s| s.request.as_ref());
-        request.map_or(decide::seen::Call::None, |request| {
-            self.calls
-                .state(seen.hook_uid(), &request.id, request.round)
-        })
+        request
+            .map(|request| self.calls.made(seen.hook_uid(), &request.id, request.round))
+            .unwrap_or_default()
     }
 
     /// The hook as this process has written it, if what the cache says is older than that: a decision

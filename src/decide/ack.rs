@@ -6,6 +6,8 @@
 //! | shutdown | no request for this workload | `NotAsked` |
 //! | any | the same stands there for this request (complete: this workload), open or closed | `Replayed` |
 //! | shutdown | the request is closed | `Late` |
+//! | any | pods are counted (`All`, `AtLeast`), and this one does not say which it is | `Anonymous` |
+//! | shutdown | pods are counted, and this one is not among those that were asked | `NotAsked` |
 //! | any | a Success stands there, and this is a Failure | `AlreadyAcknowledged` |
 //! | any | 512 others stand there | `Full` |
 //! | any | this is a Failure | `Write`, only while nothing at all changes |
@@ -19,6 +21,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
+use crate::api::krake_hook::QuorumPolicy;
 use crate::api::status::{AckResult, Acknowledgement, RequestState, ShutdownRequest};
 use crate::api::{HookKind, KrakeHook};
 
@@ -72,6 +75,8 @@ pub enum Verdict {
     NotAsked,
     /// The request is closed.
     Late,
+    /// Pods are counted, and this acknowledgement does not say whose it is.
+    Anonymous,
     /// A Success of this pod counted already; this Failure cannot take it back.
     AlreadyAcknowledged,
     /// The hook has as many acknowledgements as it can hold.
@@ -165,6 +170,9 @@ fn judge(hook: &KrakeHook, incoming: &Incoming) -> Verdict {
     if request.is_some_and(|request| request.state == RequestState::Closed) {
         return Verdict::Late;
     }
+    if let Some(verdict) = uncounted(hook, request, incoming) {
+        return verdict;
+    }
     let counted = stored.is_some_and(|stored| stored.result == AckResult::Success);
     if counted && incoming.result == AckResult::Failure {
         return Verdict::AlreadyAcknowledged;
@@ -177,6 +185,26 @@ fn judge(hook: &KrakeHook, incoming: &Incoming) -> Verdict {
         value: acknowledgement(hook, request, incoming),
         tests: tests(hook, request, incoming),
     })
+}
+
+/// Where pods are counted, 200 would be a lie to whoever is not.
+fn uncounted(
+    hook: &KrakeHook,
+    request: Option<&ShutdownRequest>,
+    incoming: &Incoming,
+) -> Option<Verdict> {
+    let policy = match request {
+        Some(request) => request.terms.acknowledgements.policy,
+        None => hook.spec.complete.as_ref()?.acknowledgements.policy,
+    };
+    if policy == QuorumPolicy::Any {
+        return None;
+    }
+    let Some(pod) = &incoming.pod else {
+        return Some(Verdict::Anonymous);
+    };
+    let asked = request.is_none_or(|request| request.pods.contains(pod));
+    (!asked).then_some(Verdict::NotAsked)
 }
 
 fn answers(
@@ -296,6 +324,7 @@ mod tests {
             Verdict::Replayed { .. } => "Replayed",
             Verdict::NotAsked => "NotAsked",
             Verdict::Late => "Late",
+            Verdict::Anonymous => "Anonymous",
             Verdict::AlreadyAcknowledged => "AlreadyAcknowledged",
             Verdict::Full => "Full",
             Verdict::Superseded => "Superseded",
@@ -397,6 +426,48 @@ mod tests {
         status.request.as_mut().unwrap().workload_uid = "earlier".into();
         let incoming = incoming(HookKind::Shutdown, AckResult::Success);
         assert_eq!(decide(&seen, &incoming, Look::Live), Verdict::NotAsked);
+    }
+
+    #[test]
+    fn where_pods_are_counted_only_who_is_counted_gets_in() {
+        use AckResult::{Failure, Success};
+        use HookKind::{Complete, Shutdown};
+        for policy in [QuorumPolicy::All, QuorumPolicy::AtLeast, QuorumPolicy::Any] {
+            for state in [RequestState::Open, RequestState::Closed] {
+                let mut seen = hook(Some(("r1", state)), Shutdown, None);
+                let request = seen.status.as_mut().unwrap().request.as_mut().unwrap();
+                request.pods = vec!["pod-1".into()];
+                request.terms.acknowledgements.policy = policy;
+                seen.spec.complete.as_mut().unwrap().acknowledgements.policy = policy;
+                for (kind, pod, counted) in [
+                    (Shutdown, Some("pod-1"), "Write"),
+                    (Shutdown, Some("pod-2"), "NotAsked"),
+                    (Shutdown, None, "Anonymous"),
+                    (Complete, Some("pod-2"), "Write"),
+                    (Complete, None, "Anonymous"),
+                ] {
+                    let expected = match (kind, state, policy) {
+                        (Shutdown, RequestState::Closed, _) => "Late",
+                        (_, _, QuorumPolicy::Any) => "Write",
+                        _ => counted,
+                    };
+                    for result in [Success, Failure] {
+                        let incoming = Incoming {
+                            pod: pod.map(str::to_owned),
+                            ..incoming(kind, result)
+                        };
+                        let row = format!("{policy:?} {state:?} {kind} {pod:?} {result:?}");
+                        assert_eq!(
+                            word(&decide(&seen, &incoming, Look::Live)),
+                            expected,
+                            "{row}"
+                        );
+                        let cached = decide(&seen, &incoming, Look::Cached);
+                        assert!(expected == "Write" || cached == Verdict::LookAgain, "{row}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

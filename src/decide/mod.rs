@@ -12,12 +12,15 @@
 //! - [`mend`]: Secrets that somebody has taken away or edited;
 //! - [`pods`]: which pods count, and which can be called;
 //! - [`hold`]: whether a removal waits, as one table;
+//! - [`quorum`]: whether enough pods have acknowledged;
+//! - [`calling`]: whom to call, and when;
 //! - [`farewell`]: what is left to do for a hook that is gone;
 //! - [`ack`]: whether an acknowledgement counts;
 //! - [`certificate`]: when a certificate is issued;
 //! - [`lease`]: which replica leads.
 
 pub mod ack;
+pub mod calling;
 pub mod certificate;
 pub mod farewell;
 pub mod hold;
@@ -27,6 +30,7 @@ pub mod lease;
 pub mod mend;
 pub mod pods;
 pub mod presence;
+pub mod quorum;
 pub mod removal;
 pub mod seen;
 pub mod workload;

@@ -21,6 +21,8 @@ use crate::api::status::RememberedCallOut;
 pub struct Target {
     /// Name of the pod.
     pub pod: String,
+    /// Its uid.
+    pub uid: String,
     /// Its address.
     pub address: IpAddr,
     /// Its port.
@@ -155,11 +157,20 @@ pub fn targets(seen: &Seen, call_out: &RememberedCallOut) -> Vec<Target> {
         .filter_map(|pod| {
             Some(Target {
                 pod: pod.metadata.name.clone()?,
-                address: address(pod)?,
+                uid: pod.metadata.uid.clone()?,
+                address: address(pod).filter(|to| !seen.never_called.contains(to))?,
                 port: port(pod, &call_out.port)?,
             })
         })
         .collect()
+}
+
+/// Name of a pod, or its uid where it is gone.
+pub fn name_of(seen: &Seen, uid: &str) -> String {
+    let mut pods = seen.pods.iter().chain(&seen.callable);
+    let pod = pods.find(|pod| pod.metadata.uid.as_deref() == Some(uid));
+    pod.and_then(|pod| pod.metadata.name.clone())
+        .unwrap_or_else(|| uid.to_owned())
 }
 
 /// Whether the only pods behind the Service use their node's address, which is never called.
@@ -274,10 +285,13 @@ fn port(pod: &Pod, wanted: &IntOrString) -> Option<u16> {
         IntOrString::Int(number) => u16::try_from(*number).ok(),
         IntOrString::String(name) => {
             let ports = |c: &Container| c.ports.clone().unwrap_or_default();
-            pod.spec
-                .as_ref()?
-                .containers
+            let spec = pod.spec.as_ref()?;
+            // As Kubernetes does it for a Service: a sidecar is an init container that stays.
+            let sidecars = spec.init_containers.iter().flatten();
+            let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+            spec.containers
                 .iter()
+                .chain(sidecars)
                 .flat_map(ports)
                 .find(|p| p.name.as_deref() == Some(name.as_str()))
                 .and_then(|p| u16::try_from(p.container_port).ok())

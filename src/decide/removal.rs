@@ -4,27 +4,19 @@
 //! kept; take the finalizer off. A crash between any two is finished on restart with the same
 //! outcome, because the closed request comes first in the hold table.
 
-use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
+use super::calling;
 use super::hold::{Asked, Hold, Question};
 use super::hook::{Plan, close, dependent, is_left_alone, uid_of, whole};
 use super::pods::{self, guard_uid};
-use super::seen::{Call, CallOutOrder, Effect, controller_of, has_finalizer, is_owned_by};
+use super::quorum::{self, Said, Tally};
+use super::seen::{Effect, controller_of, has_finalizer, is_owned_by};
 use super::workload::Workload;
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::krake_hook::{CallOutMode, OnTimeout, QuorumPolicy};
-use crate::api::status::{
-    AckResult, Attempt, Deletion, Outcome, Phase, RequestState, ShutdownRequest, Terms, Trigger,
-};
+use crate::api::status::{Deletion, Outcome, Phase, RequestState, ShutdownRequest, Terms, Trigger};
 use crate::api::{HookKind, names};
-
-/// Code of an attempt that found no pod.
-const NOBODY: &str = "NobodyToCall";
-/// Calls are repeated after half the time that has passed, within these bounds: that backs off
-/// exponentially and needs no counter that a restart could lose.
-const LEAST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
-const MOST_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 
 impl Plan<'_> {
     /// What to do about a workload that somebody deletes, or whose namespace goes.
@@ -33,6 +25,7 @@ impl Plan<'_> {
         self.keep(ConditionType::CertificateReady);
         self.note_deletion(workload);
         self.note_completion(workload);
+        self.ask_successors(&uid_of(&workload.metadata));
         let question = self.question(workload);
         let answer = question.answer(self.now);
         if !matches!(answer, Hold::Release(..) | Hold::Leave) {
@@ -98,6 +91,7 @@ impl Plan<'_> {
             .request
             .as_ref()
             .filter(|request| request.workload_uid == uid);
+        let tally = request.map(|request| self.tally(request));
         let attempted = request.is_some_and(|r| r.deadline.is_some() || !r.terms.calls);
         Question {
             deleting: workload.metadata.deletion_timestamp.is_some(),
@@ -107,15 +101,17 @@ impl Plan<'_> {
             skip: self.skip(workload),
             completed: completed && !shutdown_first,
             namespace_terminating: self.seen.namespace_terminating,
-            called: self.seen.call != Call::None || attempted,
-            request: request.map(|request| self.asked(request)),
-            acknowledged: self.acknowledged(request),
+            called: !self.seen.calls.is_empty() || attempted,
+            acknowledged: tally.as_ref().map_or(0, |tally| tally.acknowledged),
+            request: request.map(|request| {
+                let needed = tally.as_ref().map_or(1, |tally| tally.needed);
+                self.asked(request, needed)
+            }),
             running: !pods::able_to_acknowledge(self.seen, &uid).is_empty(),
         }
     }
 
-    fn asked(&self, request: &ShutdownRequest) -> Asked {
-        let quorum = &request.terms.acknowledgements;
+    fn asked(&self, request: &ShutdownRequest, needed: usize) -> Asked {
         Asked {
             state: request.state,
             outcome: request.outcome,
@@ -125,29 +121,40 @@ impl Plan<'_> {
             round: request.round,
             retries: request.terms.retries,
             on_timeout: request.terms.on_timeout,
-            needed: match quorum.policy {
-                QuorumPolicy::Any => 1,
-                QuorumPolicy::All => request.pods.len().max(1),
-                QuorumPolicy::AtLeast => usize::try_from(quorum.count.unwrap_or(1))
-                    .unwrap_or(1)
-                    .max(1),
-            },
+            needed,
         }
     }
 
-    /// A `complete` is never taken for a `shutdown`, nor an answer to another request for this one.
-    fn acknowledged(&self, request: Option<&ShutdownRequest>) -> usize {
-        let Some(request) = request else { return 0 };
-        self.status
-            .acknowledgements
-            .iter()
-            .filter(|(key, _)| key.split('.').next() == Some(HookKind::Shutdown.as_str()))
-            .filter(|(_, ack)| {
-                ack.request.as_deref() == Some(&request.id)
-                    && ack.workload_uid == request.workload_uid
-                    && ack.result == AckResult::Success
-            })
-            .count()
+    /// What pods have said to a request; not to another one.
+    pub(super) fn said_to(&self, request: &ShutdownRequest) -> Said {
+        Said::of(&self.status.acknowledgements, HookKind::Shutdown, |ack| {
+            ack.request.as_deref() == Some(&request.id) && ack.workload_uid == request.workload_uid
+        })
+    }
+
+    fn tally(&self, request: &ShutdownRequest) -> Tally {
+        let able = pods::able_to_acknowledge(self.seen, &request.workload_uid);
+        let said = self.said_to(request);
+        let quorum = &request.terms.acknowledgements;
+        quorum::tally(quorum, &request.pods, &able, &said)
+    }
+
+    /// Pods are counted, and of those that were asked none is left to say anything, or ever has.
+    /// Others run in their stead: they are asked.
+    fn ask_successors(&mut self, workload_uid: &str) {
+        let Some(request) = &self.status.request else {
+            return;
+        };
+        let open = request.state == RequestState::Open && request.workload_uid == workload_uid;
+        if !open || request.terms.acknowledgements.policy == QuorumPolicy::Any {
+            return;
+        }
+        let able = pods::able_to_acknowledge(self.seen, workload_uid);
+        let tally = self.tally(request);
+        if tally.acknowledged > 0 || !tally.missing.is_empty() || able.is_empty() {
+            return;
+        }
+        self.change_request(|request| request.pods.extend(able));
     }
 
     fn open(&mut self, workload: &Workload) {
@@ -180,6 +187,8 @@ impl Plan<'_> {
             deadline: None,
             round: 1,
             last_attempt: None,
+            attempts: 0,
+            called_pods: Vec::new(),
             outcome: None,
             message: None,
         });
@@ -189,9 +198,9 @@ impl Plan<'_> {
     fn terms(&self) -> Terms {
         let defaults = &self.settings.hooks.shutdown;
         let spec = self.seen.hook.spec.shutdown.as_ref();
-        let calls = spec
+        let call_out = spec
             .and_then(|s| s.call_out.as_ref())
-            .is_some_and(|c| c.mode == CallOutMode::Service);
+            .filter(|call_out| call_out.mode == CallOutMode::Service);
         Terms {
             timeout_seconds: spec
                 .and_then(|s| s.timeout_seconds)
@@ -201,7 +210,10 @@ impl Plan<'_> {
                 .and_then(|s| s.on_timeout)
                 .unwrap_or(defaults.on_timeout),
             acknowledgements: spec.map(|s| s.acknowledgements.clone()).unwrap_or_default(),
-            calls,
+            calls: call_out.is_some(),
+            fan_out: call_out
+                .map(|call_out| call_out.fan_out)
+                .unwrap_or_default(),
         }
     }
 
@@ -211,7 +223,7 @@ impl Plan<'_> {
         let leader = self.settings.leader.clone();
         self.change_request(|request| {
             request.leader = leader;
-            request.deadline = None;
+            begin_round(request);
         });
         self.keep_waiting();
     }
@@ -219,8 +231,7 @@ impl Plan<'_> {
     fn next_round(&mut self) {
         self.change_request(|request| {
             request.round += 1;
-            request.deadline = None;
-            request.last_attempt = None;
+            begin_round(request);
         });
         let round = self.status.request.as_ref().map_or(0, |r| r.round);
         self.notice(
@@ -229,142 +240,6 @@ impl Plan<'_> {
             format!("no acknowledgement in time; round {round} begins"),
         );
         self.keep_waiting();
-    }
-
-    /// The round's deadline counts from the end of its first attempt.
-    fn first_attempt(&mut self) {
-        let Some(request) = self.status.request.clone() else {
-            return;
-        };
-        let end = |from: Timestamp| {
-            let timeout = SignedDuration::from_secs(request.terms.timeout_seconds);
-            Some(whole(from + timeout))
-        };
-        let now = self.now;
-        if !request.terms.calls {
-            self.change_request(|r| r.deadline = end(now));
-            return self.keep_waiting();
-        }
-        match &self.seen.call {
-            Call::Open => {}
-            Call::Finished(attempt) => {
-                let attempt = attempt.clone();
-                self.tell_attempt(&attempt);
-                let at = attempt.at.0;
-                self.change_request(|r| {
-                    r.last_attempt = Some(attempt);
-                    r.deadline = end(at);
-                });
-            }
-            Call::None => {
-                if !self.call(end(now).map_or(now, |at| at.0)) {
-                    self.tell_attempt(&nobody(now));
-                    self.change_request(|r| {
-                        r.last_attempt = Some(nobody(now));
-                        r.deadline = end(now);
-                    });
-                }
-            }
-        }
-        self.keep_waiting();
-    }
-
-    /// Within a round the app is called until it has answered, or has said that it never will.
-    fn call_again(&mut self) {
-        let Some(request) = self.status.request.clone() else {
-            return;
-        };
-        let (true, Some(deadline)) = (request.terms.calls, request.deadline) else {
-            return;
-        };
-        if let Call::Finished(attempt) = &self.seen.call
-            && request
-                .last_attempt
-                .as_ref()
-                .is_none_or(|last| last.at < attempt.at)
-        {
-            let attempt = attempt.clone();
-            self.tell_attempt(&attempt);
-            self.change_request(|r| r.last_attempt = Some(attempt));
-            return;
-        }
-        let Some(last) = &request.last_attempt else {
-            return;
-        };
-        if self.seen.call == Call::Open || is_final(&last.code) {
-            return;
-        }
-        let passed = last.at.0.duration_since(request.opened_at.0) / 2;
-        let due = last.at.0 + passed.clamp(LEAST_PAUSE, MOST_PAUSE);
-        if self.now < due {
-            self.look_again_at(due);
-        } else if !self.call(deadline.0) {
-            let now = self.now;
-            self.change_request(|r| r.last_attempt = Some(nobody(now)));
-            self.look_again_at(now + LEAST_PAUSE);
-        }
-    }
-
-    /// Calls the pod after the one that was called last. False if there is none to call.
-    fn call(&mut self, deadline: Timestamp) -> bool {
-        let (Some(request), Some(call_out)) = (&self.status.request, &self.status.call_out) else {
-            return false;
-        };
-        let targets = pods::targets(self.seen, call_out);
-        let last = request.last_attempt.as_ref().and_then(|a| a.pod.as_ref());
-        let after = targets
-            .iter()
-            .position(|target| Some(&target.pod) == last)
-            .map_or(0, |position| position + 1);
-        let Some(target) = targets.get(after).or_else(|| targets.first()) else {
-            return false;
-        };
-        self.then.push(Effect::CallOut(Box::new(CallOutOrder {
-            request: request.id.clone(),
-            round: request.round,
-            pod: target.pod.clone(),
-            address: target.address,
-            port: target.port,
-            path: call_out.path.clone(),
-            deadline,
-        })));
-        true
-    }
-
-    fn tell_attempt(&mut self, attempt: &Attempt) {
-        let pod = attempt.pod.as_deref().unwrap_or("nobody");
-        let known = self
-            .status
-            .request
-            .as_ref()
-            .and_then(|r| r.last_attempt.as_ref())
-            .is_some_and(|last| last.code == attempt.code && last.pod == attempt.pod);
-        if known {
-            return;
-        }
-        match attempt.code.as_str() {
-            NOBODY => self.notice(
-                true,
-                "NobodyToCall",
-                "no ready pod behind the Service can be called; the removal waits all the same",
-            ),
-            code if is_delivered(code) => {
-                self.notice(false, "AppCalled", format!("pod {pod} was asked to shut down"));
-            }
-            "404" | "405" | "BadPath" => self.notice(
-                true,
-                "ShutdownServiceRefused",
-                format!(
-                    "pod {pod} answered {} to the shutdown call: correct spec.shutdown.callOut.service (port, path); the removal waits all the same",
-                    attempt.code
-                ),
-            ),
-            code => self.notice(
-                true,
-                "CallFailed",
-                format!("pod {pod} could not be asked to shut down ({code}); the call is repeated"),
-            ),
-        }
     }
 
     fn retain(&mut self, workload: &Workload) {
@@ -496,7 +371,7 @@ impl Plan<'_> {
         }
     }
 
-    fn keep_waiting(&mut self) {
+    pub(super) fn keep_waiting(&mut self) {
         if let Some(workload) = &self.seen.workload {
             self.report_waiting(workload);
         }
@@ -510,13 +385,18 @@ impl Plan<'_> {
             .deadline
             .as_ref()
             .map_or_else(|| "its first call has ended".into(), |at| at.0.to_string());
-        let refused = request
-            .last_attempt
-            .as_ref()
-            .filter(|a| matches!(a.code.as_str(), "404" | "405" | "BadPath"))
-            .map(|a| a.code.clone());
+        let refused = calling::refusal_of(request).map(ToOwned::to_owned);
+        let said = self.said_to(request);
+        let name_of = |uid: &str| pods::name_of(self.seen, uid);
+        let mut whom = self
+            .tally(request)
+            .in_words("acknowledged", name_of)
+            .unwrap_or_else(|| "waiting for the app's acknowledgement".into());
+        if let Some(failures) = quorum::failures(&said, name_of) {
+            whom = format!("{whom}; {failures}");
+        }
         let message = format!(
-            "{workload} is being deleted; waiting for the app's acknowledgement until {until}, round {} of {}",
+            "{workload} is being deleted; {whom} until {until}, round {} of {}",
             request.round,
             request.terms.retries + 1
         );
@@ -542,31 +422,23 @@ impl Plan<'_> {
         self.keep(ConditionType::Armed);
     }
 
-    fn change_request(&mut self, change: impl FnOnce(&mut ShutdownRequest)) {
+    pub(super) fn change_request(&mut self, change: impl FnOnce(&mut ShutdownRequest)) {
         if let Some(request) = &mut self.status.request {
             change(request);
         }
     }
 }
 
+/// The round's calls, and with them its deadline, are to be made anew.
+fn begin_round(request: &mut ShutdownRequest) {
+    request.deadline = None;
+    request.last_attempt = None;
+    request.attempts = 0;
+    request.called_pods.clear();
+}
+
 /// The same deletion has the same id, whichever process asks and however often.
 fn request_id(workload_uid: &str, trigger: Trigger) -> String {
     let digest = Sha256::digest(format!("{workload_uid}/{trigger:?}/0"));
     digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
-}
-
-fn nobody(now: Timestamp) -> Attempt {
-    Attempt {
-        at: whole(now),
-        pod: None,
-        code: NOBODY.to_owned(),
-    }
-}
-
-fn is_delivered(code: &str) -> bool {
-    code.len() == 3 && code.starts_with('2')
-}
-
-fn is_final(code: &str) -> bool {
-    is_delivered(code) || matches!(code, "404" | "405" | "BadPath")
 }

@@ -4,7 +4,8 @@
 //! A reconcile repeats *decide, carry out, absorb the facts* until there is nothing left to do, and
 //! the convergence test does the same without a cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
@@ -63,8 +64,10 @@ pub struct Seen {
     pub callable: Vec<Pod>,
     /// Whether the namespace is being deleted.
     pub namespace_terminating: bool,
+    /// Addresses that are never called, whatever a pod claims: of nodes and of the API server.
+    pub never_called: BTreeSet<IpAddr>,
     /// What this process knows of its calls for the present request and round.
-    pub call: Call,
+    pub calls: CallsMade,
     /// What is known of the hook's Secrets, which are never read.
     pub secrets: Secrets,
     /// When this process injected into the workload lately, oldest first.
@@ -75,16 +78,19 @@ pub struct Seen {
     pub refusal: Option<Refusal>,
 }
 
-/// This process's calls for one request and round.
+/// This process's calls for one request and round, by uid of the pod.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Call {
-    /// It has made none.
-    #[default]
-    None,
+pub struct CallsMade(pub BTreeMap<String, Called>);
+
+/// This process's calls of one pod for one request and round.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Called {
     /// One is open.
-    Open,
-    /// The newest one has finished.
-    Finished(Attempt),
+    pub open: bool,
+    /// How many have ended.
+    pub attempts: i64,
+    /// The newest one that has ended.
+    pub last: Option<Attempt>,
 }
 
 /// What is known of the hook's Secrets.
@@ -224,8 +230,10 @@ pub struct CallOutOrder {
     pub round: i64,
     /// Name of the pod.
     pub pod: String,
+    /// Uid of the pod.
+    pub pod_uid: String,
     /// Address of the pod.
-    pub address: std::net::IpAddr,
+    pub address: IpAddr,
     /// Port of the pod.
     pub port: u16,
     /// Path of the request.
@@ -278,8 +286,6 @@ pub enum Fact {
     Dependent(DependentKind, Box<ObjectMeta>),
     /// What the workload made under this uid is gone, or going.
     DependentGone(String),
-    /// A call has begun.
-    Calling,
     /// It was refused for good.
     Refused(Refusal),
 }
@@ -311,6 +317,41 @@ pub struct Decision {
     pub effects: Vec<Effect>,
     /// When to look again.
     pub next: Next,
+}
+
+impl CallsMade {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.0.values().filter(|called| called.open).count()
+    }
+
+    /// How many have ended.
+    pub fn ended(&self) -> i64 {
+        self.0.values().map(|called| called.attempts).sum()
+    }
+
+    /// What came of them: the newest end for each pod.
+    pub fn ends(&self) -> impl Iterator<Item = &Attempt> {
+        self.0.values().filter_map(|called| called.last.as_ref())
+    }
+
+    /// A call of this pod begins.
+    pub fn begin(&mut self, pod_uid: &str) {
+        self.0.entry(pod_uid.to_owned()).or_default().open = true;
+    }
+
+    /// A call of this pod has ended.
+    pub fn end(&mut self, pod_uid: &str, attempt: Attempt) {
+        let called = self.0.entry(pod_uid.to_owned()).or_default();
+        called.open = false;
+        called.attempts += 1;
+        called.last = Some(attempt);
+    }
 }
 
 impl Seen {
@@ -390,7 +431,6 @@ impl Seen {
                 self.replica_sets.retain(other);
                 self.pods.retain(|pod| other(&pod.metadata));
             }
-            Fact::Calling => self.call = Call::Open,
             Fact::Refused(refusal) => self.refusal = Some(refusal),
         }
     }

@@ -84,6 +84,16 @@ impl Build {
         )
     }
 
+    /// A hook: each pod behind the Service is called.
+    pub fn each_pod(self) -> Self {
+        self.with("/spec/shutdown/callOut/fanOut", json!("EachPod"))
+    }
+
+    /// A hook: how many pods have to acknowledge.
+    pub fn quorum(self, quorum: Value) -> Self {
+        self.with("/spec/shutdown/acknowledgements", quorum)
+    }
+
     /// A hook: further rounds.
     pub fn retries(self, retries: i64) -> Self {
         self.with("/spec/shutdown/retries", json!(retries))

@@ -86,7 +86,7 @@ impl World {
             }
             Effect::Prune(old) => self.prune(seen, old),
             Effect::Event(_) => Ok(Fact::Nothing),
-            Effect::CallOut(_) => Ok(Fact::Calling),
+            Effect::CallOut(_) => Ok(Fact::Nothing),
             Effect::DeleteGuard => {
                 self.guards.remove(seen.hook_uid());
                 self.next_version();

@@ -2,7 +2,8 @@
 //! owners. What a person does to it stands here; [`super::server`] carries out effects, and
 //! [`super::collector`] is what Kubernetes' own controllers do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -18,7 +19,7 @@ use crate::api::{DependentKind, HookCertificate, HookGuard, HookKind, KrakeHook,
 use crate::decide;
 use crate::decide::ack::{self, Incoming, Look, Verdict};
 use crate::decide::farewell::Remains;
-use crate::decide::seen::{Call, Seen, has_finalizer, is_owned_by};
+use crate::decide::seen::{CallsMade, Seen, has_finalizer, is_owned_by};
 
 /// A workload, kept as who wrote what.
 #[derive(Clone, Debug)]
@@ -85,6 +86,10 @@ pub struct World {
     pub secret_taken: bool,
     /// What the app answers to a call, and whether it acknowledges then.
     pub app: (&'static str, bool),
+    /// Addresses of nodes and of the API server.
+    pub never_called: BTreeSet<IpAddr>,
+    /// Somebody deleted pods directly: nobody promised anything about that.
+    pub lost_pods: bool,
     /// Somebody tore a finalizer or a guard off: what was promised is off, too.
     pub torn: bool,
 }
@@ -118,6 +123,8 @@ impl World {
             refuses_injection: false,
             secret_taken: false,
             app: ("200", false),
+            never_called: BTreeSet::new(),
+            lost_pods: false,
             torn: false,
         }
     }
@@ -206,8 +213,13 @@ impl World {
         }
     }
 
-    /// A pod of the hook's acknowledges; the answer is the callback's status code.
+    /// The first pod of the hook's acknowledges; the answer is the callback's status code.
     pub fn acknowledge(&mut self, kind: HookKind) -> u16 {
+        self.acknowledge_by(kind, 0, AckResult::Success)
+    }
+
+    /// A pod of the hook's acknowledges, by its place among those that live.
+    pub fn acknowledge_by(&mut self, kind: HookKind, place: usize, result: AckResult) -> u16 {
         let Some(hook) = self.hooks.get(NAME) else {
             return 401;
         };
@@ -219,7 +231,22 @@ impl World {
             (!injects || decide::inject::carries_stamp_of(&pod.metadata, &hook_uid))
                 && pod.metadata.deletion_timestamp.is_none()
         };
-        let Some(pod) = self.pods.values().find(stamped) else {
+        let pod = self.pods.values().filter(stamped).nth(place);
+        match pod.and_then(|pod| pod.metadata.uid.clone()) {
+            Some(uid) => self.acknowledge_as(kind, &uid, result),
+            None => 0,
+        }
+    }
+
+    /// The pod of this uid acknowledges.
+    pub fn acknowledge_as(&mut self, kind: HookKind, uid: &str, result: AckResult) -> u16 {
+        let Some(hook) = self.hooks.get(NAME) else {
+            return 401;
+        };
+        let hook_uid = hook.metadata.uid.clone().unwrap_or_default();
+        let injects = self.kind.traits().change != Change::Refused;
+        let mut pods = self.pods.values();
+        let Some(pod) = pods.find(|pod| pod.metadata.uid.as_deref() == Some(uid)) else {
             return 0;
         };
         let labels = pod.metadata.annotations.as_ref();
@@ -230,7 +257,7 @@ impl World {
             workload_uid: workload.unwrap_or_default(),
             // Whoever is not injected has no URL of its own.
             pod: pod.metadata.uid.clone().filter(|_| injects),
-            result: AckResult::Success,
+            result,
             message: None,
             certificate: None,
             at: self.now,
@@ -313,7 +340,8 @@ impl World {
                 .cloned()
                 .collect(),
             namespace_terminating: self.namespace_terminating,
-            call: Call::None,
+            never_called: self.never_called.clone(),
+            calls: CallsMade::default(),
             secrets: crate::decide::seen::Secrets::default(),
             injections: Vec::new(),
             token: None,

@@ -6,6 +6,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::*;
 use crate::api::HookKind;
+use crate::api::krake_hook::QuorumPolicy;
 use crate::callback::{HookName, Refusal};
 use crate::testing::{Fault, eventually};
 
@@ -108,6 +109,7 @@ async fn what_does_not_count_is_told_to_the_app_and_to_the_hook() {
         kind: HookKind::Shutdown,
         reason,
         pod: pod.map(str::to_owned),
+        message: None,
     };
     let told = served.events.try_recv().unwrap();
     assert_eq!(told, refused(Refusal::NotAsked, Some("pod-1")));
@@ -117,6 +119,45 @@ async fn what_does_not_count_is_told_to_the_app_and_to_the_hook() {
     );
     let stored = served.api.get("ml", "trainer").status.unwrap();
     assert!(stored.acknowledgements.is_empty());
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn where_pods_are_counted_nobody_gets_200_for_nothing() {
+    let mut served = Served::plain().await;
+    served.api.change("ml", "trainer", |hook| {
+        let request = hook.status.as_mut().unwrap().request.as_mut().unwrap();
+        request.terms.acknowledgements.policy = QuorumPolicy::All;
+        request.pods = vec!["pod-1".into()];
+    });
+    served.watch();
+    for (path, code, answer) in [
+        (SHUTDOWN.to_owned(), 409, "Anonymous"),
+        (format!("{SHUTDOWN}/pod-2"), 409, "NotAsked"),
+        (format!("{SHUTDOWN}/pod-1"), 200, "\"replayed\":false"),
+        (format!("{SHUTDOWN}/pod-1"), 200, "\"replayed\":true"),
+    ] {
+        let (status, body) = served.put(&path, &served.body()).await;
+        served.watch();
+        assert_eq!(status, code, "{path}: {body}");
+        assert!(body.contains(answer), "{path}: {body}");
+    }
+    let failure = served
+        .body()
+        .replace('}', r#","result":"Failure","message":"disk full"}"#);
+    let (status, _) = served.put(&format!("{COMPLETE}/pod-1"), &failure).await;
+    assert_eq!(status, 202);
+    let mut told = Vec::new();
+    while let Ok(refused) = served.events.try_recv() {
+        told.push((refused.reason, refused.message));
+    }
+    let expected = [
+        (Refusal::Anonymous, None),
+        (Refusal::NotAsked, None),
+        (Refusal::Repeated, None),
+        (Refusal::Failure, Some("disk full".to_owned())),
+    ];
+    assert_eq!(told, expected);
     served.stop().await;
 }
 

@@ -7,7 +7,7 @@
 use proptest::prelude::*;
 
 use super::operator::Operator;
-use super::stories::{self, ACTS, STORIES, Step, Story};
+use super::stories::{self, ACTS, HOOKS, STORIES, Step, Story};
 use crate::api::WorkloadKind;
 
 /// Plays a story with a workload of a kind; what stood there in the end.
@@ -148,6 +148,7 @@ proptest! {
     /// keeps what was promised, it comes to an end, and nothing of a removed hook stays behind.
     #[test]
     fn any_sequence_keeps_its_promises_and_ends(
+        hook in 0..HOOKS.len(),
         acts in proptest::collection::vec(0..ACTS.len(), 1..12),
         crash_after in proptest::option::of(0..60_usize),
         tls in any::<bool>(),
@@ -155,7 +156,7 @@ proptest! {
         kind in proptest::sample::select(held_kinds()),
     ) {
         let acts: Vec<Step> = acts.into_iter().map(|act| ACTS[act]).collect();
-        ends_well(&acts, kind, crash_after, tls, eager)?;
+        ends_well(HOOKS[hook], &acts, kind, crash_after, tls, eager)?;
     }
 }
 
@@ -171,13 +172,14 @@ fn sequences_that_once_ended_badly() {
     for acts in found {
         for (tls, eager) in [(false, false), (true, false), (false, true), (true, true)] {
             for kind in held_kinds() {
-                ends_well(acts, kind, None, tls, eager).unwrap();
+                ends_well(stories::hook, acts, kind, None, tls, eager).unwrap();
             }
         }
     }
 }
 
 fn ends_well(
+    hook: Step,
     acts: &[Step],
     kind: WorkloadKind,
     crash_after: Option<usize>,
@@ -186,7 +188,7 @@ fn ends_well(
 ) -> Result<(), TestCaseError> {
     let mut operator = Operator::new(tls, eager, crash_after, true).of(kind);
     operator.act(stories::workload);
-    operator.act(stories::hook);
+    operator.act(hook);
     for act in acts {
         operator.act(*act);
     }

@@ -7,11 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::api::condition::{self, ConditionType};
-use crate::api::krake_hook::OnTimeout;
-use crate::api::status::{Attempt, RequestState};
-use crate::api::{HookKind, WorkloadKind, names};
+use crate::api::krake_hook::{OnTimeout, Quorum, QuorumPolicy};
+use crate::api::status::{AckResult, Attempt, RequestState};
+use crate::api::{HookKind, KrakeHookStatus, WorkloadKind, names};
 use crate::decide::hook::whole;
-use crate::decide::seen::{Call, Next, annotation, has_finalizer, is_owned_by};
+use crate::decide::seen::{CallOutOrder, CallsMade, Next, annotation, has_finalizer, is_owned_by};
 use crate::decide::{Effect, Fact, Settings, farewell, hook};
 use crate::testing::build::{self, NAME};
 use crate::testing::world::{World, has_dead_guard, is_guarded};
@@ -46,7 +46,9 @@ pub struct Operator {
     down: bool,
     /// Kubernetes' controllers work between any two effects, or only between two reconciles.
     eager: bool,
-    calls: Option<(String, i64, Call)>,
+    calls: Option<(String, i64, CallsMade)>,
+    /// Names of the pods that were called.
+    pub called: Vec<String>,
     injections: Vec<Timestamp>,
     witness: Witness,
 }
@@ -81,6 +83,7 @@ impl Operator {
             down: false,
             eager,
             calls: None,
+            called: Vec::new(),
             injections: Vec::new(),
             witness: Witness::default(),
         }
@@ -145,7 +148,7 @@ impl Operator {
             let Some(next) = self.reconcile_all() else {
                 continue;
             };
-            let called = self.finish_call();
+            let called = self.finish_calls();
             self.settle();
             if self.world.version == before && !called {
                 return next;
@@ -178,7 +181,7 @@ impl Operator {
         };
         seen.injections.clone_from(&self.injections);
         for _ in 0..MOST_ROUNDS {
-            seen.call = self.call_of(&seen.status());
+            seen.calls = self.calls_of(&seen.status());
             let decision = hook::decide(&seen, &self.settings, self.world.now);
             let again = hook::decide(&seen, &self.settings, self.world.now);
             assert_eq!(decision, again, "the same look, another decision");
@@ -192,7 +195,7 @@ impl Operator {
                 self.after_effect();
                 match effect {
                     Effect::CallOut(order) => {
-                        self.calls = Some((order.request.clone(), order.round, Call::Open));
+                        self.begin_call(order);
                         continue;
                     }
                     Effect::ApplyInjection(_) if matches!(fact, Ok(Fact::Workload(_))) => {
@@ -270,29 +273,50 @@ impl Operator {
         self.witness.look(&self.world);
     }
 
-    fn call_of(&self, status: &crate::api::KrakeHookStatus) -> Call {
+    fn calls_of(&self, status: &crate::api::KrakeHookStatus) -> CallsMade {
         let request = status.request.as_ref();
         match (&self.calls, request) {
-            (Some((id, round, call)), Some(r)) if *id == r.id && *round == r.round => call.clone(),
-            _ => Call::None,
+            (Some((id, round, made)), Some(r)) if *id == r.id && *round == r.round => made.clone(),
+            _ => CallsMade::default(),
         }
     }
 
-    /// The open call is answered. True if there was one.
-    fn finish_call(&mut self) -> bool {
+    fn begin_call(&mut self, order: &CallOutOrder) {
+        let of = (order.request.clone(), order.round);
+        let known = self.calls.take();
+        let known = known.filter(|(id, round, _)| (id, *round) == (&of.0, of.1));
+        let mut made = known.map(|(_, _, made)| made).unwrap_or_default();
+        made.begin(&order.pod_uid);
+        self.calls = Some((of.0, of.1, made));
+        self.called.push(order.pod.clone());
+    }
+
+    /// Open calls are answered. True if there were any.
+    fn finish_calls(&mut self) -> bool {
         let (code, acknowledges) = self.world.app;
-        let Some((_, _, call @ Call::Open)) = &mut self.calls else {
+        let now = whole(self.world.now);
+        let Some((_, _, made)) = &mut self.calls else {
             return false;
         };
-        *call = Call::Finished(Attempt {
-            at: whole(self.world.now),
-            pod: Some("called".into()),
-            code: code.to_owned(),
-        });
-        if acknowledges {
-            self.world.acknowledge(HookKind::Shutdown);
+        let open = made.0.iter().filter(|(_, called)| called.open);
+        let open: Vec<String> = open.map(|(uid, _)| uid.clone()).collect();
+        for uid in &open {
+            let mut pods = self.world.pods.values();
+            let pod = pods.find(|pod| pod.metadata.uid.as_ref() == Some(uid));
+            let attempt = Attempt {
+                at: now.clone(),
+                pod: pod.and_then(|pod| pod.metadata.name.clone()),
+                code: code.to_owned(),
+            };
+            made.end(uid, attempt);
         }
-        true
+        for uid in &open {
+            if acknowledges {
+                self.world
+                    .acknowledge_as(HookKind::Shutdown, uid, AckResult::Success);
+            }
+        }
+        !open.is_empty()
     }
 
     /// Until then there is nothing to do, whatever the clock says.
@@ -306,7 +330,7 @@ impl Operator {
         for now in moments {
             for name in self.world.hooks.keys() {
                 let mut seen = self.world.observe(name).expect("it was listed");
-                seen.call = self.call_of(&seen.status());
+                seen.calls = self.calls_of(&seen.status());
                 seen.injections.clone_from(&self.injections);
                 let decision = hook::decide(&seen, &self.settings, now);
                 let refused = self.world.refuses_injection || self.world.secret_taken;
@@ -391,6 +415,13 @@ impl Witness {
             // Created again: what becomes of pods that it adopts is its own matter.
             self.promise = None;
         }
+        if world.lost_pods
+            && let Some(promise) = &mut self.promise
+        {
+            promise
+                .pods
+                .retain(|pod| pods.contains(pod) || !self.pods.contains(pod));
+        }
         if let Some(promise) = &mut self.promise {
             promise.fulfilled |= is_fulfilled(world, promise);
             let gone: Vec<_> = promise.pods.difference(&pods).collect();
@@ -449,12 +480,38 @@ fn is_fulfilled(world: &World, promise: &Promise) -> bool {
         return true;
     };
     let status = hook.status.clone().unwrap_or_default();
-    let acknowledged = status
-        .acknowledgements
-        .keys()
-        .any(|key| key.starts_with("shutdown."));
+    let acknowledged = is_acknowledged(world, promise, &shutdown.acknowledgements, &status);
     let rounds = shutdown.retries.unwrap_or(0) + 1;
     let end = promise.since + SignedDuration::from_secs(30 * rounds);
     let over = world.now >= end && shutdown.on_timeout != Some(OnTimeout::Retain);
     acknowledged || status.completion.is_some() || over
+}
+
+/// Whether enough pods have said so, as a user would count them.
+fn is_acknowledged(
+    world: &World,
+    promise: &Promise,
+    quorum: &Quorum,
+    status: &KrakeHookStatus,
+) -> bool {
+    let said: BTreeSet<&str> = status
+        .acknowledgements
+        .iter()
+        .filter(|(_, ack)| ack.result == AckResult::Success)
+        .filter_map(|(key, _)| key.strip_prefix("shutdown."))
+        .collect();
+    let lives = |uid: &&String| {
+        let mut pods = world.pods.values();
+        pods.any(|pod| pod.metadata.uid.as_ref() == Some(uid))
+    };
+    let silent = promise.pods.iter().filter(lives);
+    let silent = silent.filter(|uid| !said.contains(uid.as_str())).count();
+    match quorum.policy {
+        QuorumPolicy::Any => !said.is_empty(),
+        QuorumPolicy::All => !said.is_empty() && silent == 0,
+        QuorumPolicy::AtLeast => {
+            let wanted = quorum.count.and_then(|n| usize::try_from(n).ok());
+            !said.is_empty() && (silent == 0 || Some(said.len()) >= wanted)
+        }
+    }
 }

@@ -191,6 +191,13 @@ fn who_can_be_called() {
         pod.0["spec"]["containers"][0]["ports"] = ports;
         pod
     };
+    let sidecar = || {
+        let container = json!({"name": "saver", "image": "x", "restartPolicy": "Always",
+            "ports": [{"name": "save", "containerPort": 9191}]});
+        let setup = json!({"name": "setup", "image": "x",
+            "ports": [{"name": "save", "containerPort": 1}]});
+        named().with("/spec/initContainers", json!([setup, container]))
+    };
     let not_ready = json!([{"type": "Ready", "status": "False"}]);
     let rows: Vec<(&str, Build, Value, Option<u16>)> = vec![
         (
@@ -201,6 +208,12 @@ fn who_can_be_called() {
         ),
         ("IPv6", callable("pod", "fd00::7"), json!(8080), Some(8080)),
         ("a named port", named(), json!("http"), Some(9090)),
+        (
+            "a sidecar's named port",
+            sidecar(),
+            json!("save"),
+            Some(9191),
+        ),
         ("another named port", named(), json!("grpc"), None),
         ("a port out of range", named(), json!(70000), None),
         (
@@ -255,12 +268,26 @@ fn who_can_be_called() {
             json!(8080),
             None,
         ),
+        ("a node's", callable("pod", "192.0.2.1"), json!(8080), None),
+        (
+            "a node's, mapped",
+            callable("pod", "::ffff:192.0.2.1"),
+            json!(8080),
+            None,
+        ),
+        (
+            "a node's beside it",
+            callable("pod", "192.0.2.2"),
+            json!(8080),
+            Some(8080),
+        ),
         ("no address", callable("pod", ""), json!(8080), None),
         ("a name", callable("pod", "localhost"), json!(8080), None),
     ];
     for (name, pod, port, expected) in rows {
         let mut seen = seen(vec![]);
         seen.callable = vec![pod.pod()];
+        seen.never_called = [[192, 0, 2, 1].into()].into();
         let found = targets(&seen, &remembered(port));
         let ports: Vec<u16> = found.iter().map(|target| target.port).collect();
         assert_eq!(ports, Vec::from_iter(expected), "{name}");

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::api::status::AckResult;
 use crate::api::{HookKind, names};
 use crate::testing::build::{self, NAME};
 use crate::testing::world::{Propagation, World};
@@ -39,6 +40,17 @@ pub fn retrying_hook(world: &mut World) {
     world.create_hook(hook.retries(2));
 }
 
+pub fn all_hook(world: &mut World) {
+    let hook = build::hook(NAME).complete().shutdown().call_out("shutdown");
+    world.create_hook(hook.each_pod().quorum(json!({"policy": "All"})));
+}
+
+pub fn two_hook(world: &mut World) {
+    let hook = build::hook(NAME).shutdown().call_out("shutdown").each_pod();
+    let two = json!({"policy": "AtLeast", "count": 2});
+    world.create_hook(hook.quorum(two).on_timeout("Retain"));
+}
+
 pub fn rival(world: &mut World) {
     world.pass(1);
     let hook = build::hook("younger").complete().shutdown();
@@ -72,6 +84,38 @@ pub fn delete_hook(world: &mut World) {
 
 pub fn acknowledge(world: &mut World) {
     world.acknowledge(HookKind::Shutdown);
+}
+
+pub fn acknowledge_second(world: &mut World) {
+    world.acknowledge_by(HookKind::Shutdown, 1, AckResult::Success);
+}
+
+pub fn fail(world: &mut World) {
+    world.acknowledge_by(HookKind::Shutdown, 0, AckResult::Failure);
+}
+
+/// A pod is deleted directly; its ReplicaSet makes another one.
+pub fn replace_first_pod(world: &mut World) {
+    if let Some(name) = world.pods.keys().next().cloned() {
+        world.pods.remove(&name);
+        world.version += 1;
+        world.lost_pods = true;
+    }
+}
+
+pub fn replace_pods(world: &mut World) {
+    world.pods.clear();
+    world.version += 1;
+    world.lost_pods = true;
+}
+
+pub fn another_port(world: &mut World) {
+    if let Some(service) = world.services.get_mut("shutdown") {
+        let port = json!({"name": "http", "port": 80, "targetPort": 9090});
+        let ports = serde_json::from_value(json!([port])).unwrap();
+        service.spec.get_or_insert_default().ports = ports;
+        world.version += 1;
+    }
 }
 
 pub fn complete(world: &mut World) {
@@ -213,7 +257,7 @@ pub fn long(world: &mut World) {
 pub fn conflicting_container(world: &mut World) {
     world.edit_workload(|workload| {
         let containers = &mut workload.written["template"]["spec"]["containers"];
-        let conflicting = serde_json::json!({"name": "sidecar", "image": "x",
+        let conflicting = json!({"name": "sidecar", "image": "x",
             "env": [{"name": "KRAKE_TOKEN", "value": "mine"}]});
         containers.as_array_mut().unwrap().push(conflicting);
     });
@@ -284,6 +328,81 @@ pub const STORIES: &[Story] = &[
         name: "acknowledged before it was asked",
         steps: &[workload, hook, acknowledge, foreground, acknowledge],
         end: "trainer: Released [\"Acknowledged\"]; 1 guards",
+    },
+    Story {
+        name: "each pod has to acknowledge, and does",
+        steps: &[
+            workload,
+            all_hook,
+            foreground,
+            acknowledge,
+            acknowledge,
+            acknowledge_second,
+        ],
+        end: "trainer: Released [\"Acknowledged\"]; 1 guards",
+    },
+    Story {
+        name: "each pod acknowledges while called",
+        steps: &[acknowledges_when_called, workload, all_hook, foreground],
+        end: "trainer: Released [\"Acknowledged\"]; 1 guards",
+    },
+    Story {
+        name: "each pod has to acknowledge, and one does not",
+        steps: &[workload, all_hook, foreground, acknowledge, half_a_minute],
+        end: "trainer: Released [\"TimedOut\"]; 1 guards",
+    },
+    Story {
+        name: "each pod has to acknowledge, and one fails",
+        steps: &[
+            workload,
+            all_hook,
+            foreground,
+            fail,
+            acknowledge_second,
+            acknowledge,
+        ],
+        end: "trainer: Released [\"Acknowledged\"]; 1 guards",
+    },
+    Story {
+        name: "each pod has to acknowledge, and one ends without a word",
+        steps: &[
+            workload,
+            all_hook,
+            background,
+            acknowledge_second,
+            replace_first_pod,
+        ],
+        end: "trainer: Released [\"Acknowledged\"]; 1 guards",
+    },
+    Story {
+        name: "two have to acknowledge, and one does",
+        steps: &[workload, two_hook, background, acknowledge, half_a_minute],
+        end: "trainer: Retained [\"Retained\"]; Deployment trainer injected held deleting; 2 pods; 1 guarded; 1 canaries; 1 guards",
+    },
+    Story {
+        name: "two have to acknowledge, and do, one of them late",
+        steps: &[
+            workload,
+            two_hook,
+            background,
+            acknowledge,
+            half_a_minute,
+            half_a_minute,
+            acknowledge_second,
+        ],
+        end: "trainer: Released [\"Acknowledged\", \"Retained\"]; 1 guards",
+    },
+    Story {
+        name: "each pod is called, and no call comes through",
+        steps: &[
+            fails_calls,
+            workload,
+            all_hook,
+            foreground,
+            a_while,
+            a_while,
+        ],
+        end: "trainer: Released [\"TimedOut\"]; 1 guards",
     },
     Story {
         name: "never acknowledged",
@@ -607,6 +726,16 @@ pub const STORIES: &[Story] = &[
     },
 ];
 
+/// Hooks of every sort that holds a removal.
+pub const HOOKS: &[Step] = &[
+    hook,
+    quiet_hook,
+    retaining_hook,
+    retrying_hook,
+    all_hook,
+    two_hook,
+];
+
 /// Everything that somebody may do at any time.
 pub const ACTS: &[Step] = &[
     hook,
@@ -616,6 +745,10 @@ pub const ACTS: &[Step] = &[
     orphan,
     delete_hook,
     acknowledge,
+    acknowledge_second,
+    fail,
+    replace_first_pod,
+    another_port,
     complete,
     acknowledges_when_called,
     refuses_calls,

@@ -1,0 +1,94 @@
+//! Several pods: who is called, whose word counts, and who is waited for.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt;
+use kube::api::ListParams;
+use serde_json::json;
+
+use krake_hooks::api::condition::{self, ConditionType};
+use krake_hooks::api::krake_hook::KrakeHook;
+use krake_hooks::api::status::Outcome;
+use krake_hooks::api::{HookKind, names};
+
+use crate::support::app::App;
+use crate::support::manifests;
+use crate::support::runner::Story;
+use crate::support::stage::{Stage, is_ready, status};
+use crate::support::wait::{SOON, until};
+
+pub fn stories() -> Vec<Story> {
+    crate::stories![Together:
+        each_pod_is_called_and_each_has_to_acknowledge_for_itself,
+    ]
+}
+
+async fn each_pod_is_called_and_each_has_to_acknowledge_for_itself(stage: Stage) {
+    let mut kinds = manifests::shutdown(json!({
+        "timeoutSeconds": 120,
+        "acknowledgements": {"policy": "All"},
+    }));
+    kinds["shutdown"]["callOut"]["fanOut"] = json!("EachPod");
+    let mut deployment = manifests::app("app");
+    deployment["spec"]["replicas"] = json!(2);
+    let _: Service = stage.create(manifests::service("shutdown", "app")).await;
+    let _: Deployment = stage.create(deployment).await;
+    let _: KrakeHook = stage.create(manifests::hook("app", "app", kinds)).await;
+    stage.await_condition("app", ConditionType::Armed).await;
+    let [first, second] = two(&stage).await;
+    let pods = stage.witness("app").await;
+    let uids = [first.uid.clone(), second.uid.clone()];
+
+    stage.delete_deployment("app", "foreground").await;
+    first.called(1).await;
+    second.called(1).await;
+    // Whoever does not say which pod it is counts for nobody, and is told so.
+    let anonymous = r#"curl -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" $KRAKE_SHUTDOWN_ENDPOINT --cacert /etc/krake_cert/ca-bundle.pem --cert /etc/krake_cert/cert.pem --key /etc/krake_cert/key.pem"#;
+    let answer = first.curl(anonymous).await;
+    answer.is_refused(409, "Anonymous");
+    first.acknowledge(HookKind::Shutdown).await.counts();
+    let again = first.acknowledge(HookKind::Shutdown).await;
+    assert_eq!(again.counts().body["replayed"], true, "{again:?}");
+    let words = format!(
+        "1 of 2 pods have acknowledged; waiting for pod {}",
+        second.name
+    );
+    let hook = stage
+        .await_hook("app", "who is waited for", SOON, |status| {
+            condition::find(&status.conditions, ConditionType::Blocking)
+                .is_some_and(|blocking| blocking.message.contains(&words))
+        })
+        .await;
+    let request = status(&hook).request.clone().expect("it was asked");
+    assert_eq!((request.attempts, request.called_pods.len()), (2, 2));
+    assert!(
+        request
+            .called_pods
+            .iter()
+            .all(|called| called.code == "200")
+    );
+    pods.stay_untouched(&uids, Duration::from_secs(3)).await;
+
+    second.acknowledge(HookKind::Shutdown).await.counts();
+    stage.gone::<Deployment>("app").await;
+    pods.gone(&uids).await;
+    stage.ended("app", Outcome::Acknowledged).await;
+}
+
+async fn two(stage: &Stage) -> [App; 2] {
+    let selector = ListParams::default().labels("app=app");
+    until("two injected pods", SOON, async || {
+        let all = stage.all::<Pod>().list(&selector).await;
+        let all = all.map_err(|error| error.to_string())?.items;
+        let injected = |pod: &Pod| pod.annotations().contains_key(names::STAMP_ANNOTATION);
+        match all.as_slice() {
+            [a, b] if [a, b].iter().all(|pod| injected(pod) && is_ready(pod)) => {
+                Ok([a, b].map(|pod| App::of(pod, stage.client.clone())))
+            }
+            others => Err(format!("{} pods", others.len())),
+        }
+    })
+    .await
+}

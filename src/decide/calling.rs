@@ -1,0 +1,322 @@
+//! Whom to call, and when.
+//!
+//! With `fanOut: One` one pod is called at a time, another one each time, until one has answered. With
+//! `EachPod` each pod that counts has its own call and its own repetitions; those that become ready
+//! later are called then. Nobody is called who has acknowledged already, or who has answered that he
+//! never will (404, 405).
+//!
+//! Calls are repeated after half the time that has passed, within bounds: that backs off exponentially
+//! and needs no counter that a restart could lose.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::hook::{Plan, whole};
+use super::pods::{self, Target};
+use super::quorum;
+use super::seen::{CallOutOrder, Effect};
+use crate::api::krake_hook::FanOut;
+use crate::api::status::{Attempt, CalledPod, ShutdownRequest};
+
+/// Code of an attempt that found no pod.
+const NOBODY: &str = "NobodyToCall";
+const LEAST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+const MOST_PAUSE: SignedDuration = SignedDuration::from_secs(15);
+/// Calls of one hook that may be open at once: one workload must not take all places.
+const AT_ONCE: usize = 32;
+/// So many pods are shown, and their changes told.
+const SHOWN: usize = 32;
+
+impl Plan<'_> {
+    /// The round's deadline counts from the end of its first call.
+    pub(super) fn first_attempt(&mut self) {
+        let Some(request) = self.status.request.clone() else {
+            return;
+        };
+        let end = |from: Timestamp| {
+            let timeout = SignedDuration::from_secs(request.terms.timeout_seconds);
+            whole(from + timeout)
+        };
+        let now = self.now;
+        let first = self.seen.calls.ends().map(|attempt| attempt.at.0).min();
+        let begun = if !request.terms.calls {
+            Some(now)
+        } else if first.is_some() {
+            first
+        } else if self.seen.calls.open() > 0 || self.call_who_is_due(end(now).0) {
+            None
+        } else {
+            self.record_nobody();
+            Some(now)
+        };
+        self.note_calls();
+        if let Some(begun) = begun {
+            self.change_request(|r| r.deadline = Some(end(begun)));
+        }
+        self.keep_waiting();
+    }
+
+    /// Within a round the app is called until it has answered, or has said that it never will.
+    pub(super) fn call_again(&mut self) {
+        let Some(request) = &self.status.request else {
+            return;
+        };
+        let (true, Some(deadline)) = (request.terms.calls, request.deadline.clone()) else {
+            return;
+        };
+        self.note_calls();
+        if !self.call_who_is_due(deadline.0) {
+            let last = self.status.request.as_ref();
+            let last = last.and_then(|r| r.last_attempt.as_ref().map(|a| (a.at.0, r.opened_at.0)));
+            match last.map(|(at, opened)| due_after(at, opened)) {
+                Some(due) if self.now < due => self.look_again_at(due),
+                _ => {
+                    self.record_nobody();
+                    self.look_again_at(self.now + LEAST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Orders the calls that are due. False if there is nobody to call.
+    fn call_who_is_due(&mut self, deadline: Timestamp) -> bool {
+        let (Some(request), Some(call_out)) = (&self.status.request, &self.status.call_out) else {
+            return false;
+        };
+        let (request, path) = (request.clone(), call_out.path.clone());
+        let mut targets = pods::targets(self.seen, call_out);
+        let said = self.said_to(&request);
+        let silent = |target: &Target| !said.success.contains(&target.uid);
+        let due = match request.terms.fan_out {
+            FanOut::One => {
+                if targets.iter().any(silent) {
+                    targets.retain(silent);
+                }
+                self.next_one(&request, targets)
+            }
+            FanOut::EachPod => {
+                let able = pods::able_to_acknowledge(self.seen, &request.workload_uid);
+                targets.retain(|target| able.contains(&target.uid) && silent(target));
+                self.each(&request, targets)
+            }
+        };
+        let Some(due) = due else {
+            return false;
+        };
+        for target in due {
+            self.then.push(Effect::CallOut(Box::new(CallOutOrder {
+                request: request.id.clone(),
+                round: request.round,
+                pod: target.pod,
+                pod_uid: target.uid,
+                address: target.address,
+                port: target.port,
+                path: path.clone(),
+                deadline,
+            })));
+        }
+        true
+    }
+
+    /// The pod after the one that was called last, if its time has come.
+    fn next_one(&mut self, request: &ShutdownRequest, targets: Vec<Target>) -> Option<Vec<Target>> {
+        let last = request.last_attempt.as_ref();
+        if self.seen.calls.open() > 0 || last.is_some_and(|last| is_final(&last.code)) {
+            return Some(Vec::new());
+        }
+        if targets.is_empty() {
+            return None;
+        }
+        if let Some(due) = last.map(|last| due_after(last.at.0, request.opened_at.0))
+            && self.now < due
+        {
+            self.look_again_at(due);
+            return Some(Vec::new());
+        }
+        let called = last.and_then(|last| last.pod.as_ref());
+        let after = targets
+            .iter()
+            .position(|target| Some(&target.pod) == called)
+            .map_or(0, |position| position + 1);
+        let next = targets.get(after).or_else(|| targets.first());
+        Some(next.cloned().into_iter().collect())
+    }
+
+    /// Each pod whose time has come.
+    fn each(&mut self, request: &ShutdownRequest, targets: Vec<Target>) -> Option<Vec<Target>> {
+        if targets.is_empty() {
+            // Nobody needs a call any more, or nobody can be called yet.
+            return (!self.seen.calls.is_empty()).then(Vec::new);
+        }
+        let mut places = AT_ONCE.saturating_sub(self.seen.calls.open());
+        let mut due_now = Vec::new();
+        for target in targets {
+            let called = self.seen.calls.0.get(&target.uid);
+            if called.is_some_and(|called| called.open) {
+                continue;
+            }
+            if let Some(last) = called.and_then(|called| called.last.as_ref()) {
+                let due = due_after(last.at.0, request.opened_at.0);
+                if is_final(&last.code) {
+                    continue;
+                }
+                if self.now < due {
+                    self.look_again_at(due);
+                    continue;
+                }
+            }
+            // Whoever finds no place is called when a call has ended: that wakes us.
+            if places > 0 {
+                places -= 1;
+                due_now.push(target);
+            }
+        }
+        Some(due_now)
+    }
+
+    /// Takes into the status what calls came to, and tells what is new.
+    fn note_calls(&mut self) {
+        let Some(request) = self.status.request.clone() else {
+            return;
+        };
+        let made = &self.seen.calls;
+        let Some(newest) = made
+            .ends()
+            .max_by_key(|attempt| (&attempt.at.0, &attempt.pod))
+        else {
+            return;
+        };
+        let newest = newest.clone();
+        let shown = match request.terms.fan_out {
+            FanOut::One => Vec::new(),
+            FanOut::EachPod => self.shown(),
+        };
+        let news: Vec<(String, String)> = match request.terms.fan_out {
+            FanOut::One => {
+                let last = request.last_attempt.as_ref();
+                let known = last.is_some_and(|a| a.code == newest.code && a.pod == newest.pod);
+                let pod = newest.pod.clone().unwrap_or_default();
+                let news = (newest.code.clone(), pod);
+                if known { Vec::new() } else { vec![news] }
+            }
+            FanOut::EachPod => {
+                let old = &request.called_pods;
+                let known = |new: &CalledPod| {
+                    let mut old = old.iter();
+                    old.any(|old| old.pod == new.pod && old.code == new.code)
+                };
+                let news = shown.iter().filter(|new| !known(new));
+                news.map(|new| (new.code.clone(), new.pod.clone()))
+                    .collect()
+            }
+        };
+        self.tell_calls(news);
+        let attempts = made.ended();
+        self.change_request(|r| {
+            // A moment at which nobody could be called may be younger.
+            if r.last_attempt
+                .as_ref()
+                .is_none_or(|last| last.at.0 <= newest.at.0)
+            {
+                r.last_attempt = Some(newest);
+            }
+            r.attempts = attempts;
+            r.called_pods = shown;
+        });
+    }
+
+    /// What came of calling each pod, errors first.
+    fn shown(&self) -> Vec<CalledPod> {
+        let called = self.seen.calls.0.values().filter_map(|called| {
+            let last = called.last.as_ref()?;
+            Some(CalledPod {
+                pod: last.pod.clone()?,
+                at: last.at.clone(),
+                code: last.code.clone(),
+                attempts: called.attempts,
+            })
+        });
+        let mut called: Vec<CalledPod> = called.collect();
+        called.sort_by_key(|called| (is_delivered(&called.code), called.pod.clone()));
+        called.truncate(SHOWN);
+        called
+    }
+
+    fn record_nobody(&mut self) {
+        let attempt = Attempt {
+            at: whole(self.now),
+            pod: None,
+            code: NOBODY.to_owned(),
+        };
+        let request = self.status.request.as_ref();
+        let last = request.and_then(|r| r.last_attempt.as_ref());
+        if last.is_none_or(|last| last.code != NOBODY) {
+            self.notice(
+                true,
+                "NobodyToCall",
+                "no ready pod behind the Service can be called; the removal waits all the same",
+            );
+        }
+        self.change_request(|r| r.last_attempt = Some(attempt));
+    }
+
+    fn tell_calls(&mut self, news: Vec<(String, String)>) {
+        let mut by_code = BTreeMap::<String, Vec<String>>::new();
+        for (code, pod) in news {
+            by_code.entry(code).or_default().push(pod);
+        }
+        for (code, pods) in by_code {
+            let were = if pods.len() == 1 { "was" } else { "were" };
+            let pods = quorum::pods(&pods);
+            match code.as_str() {
+                code if is_delivered(code) => {
+                    self.notice(false, "AppCalled", format!("{pods} {were} asked to shut down"));
+                }
+                code if is_refused(code) => self.notice(
+                    true,
+                    "ShutdownServiceRefused",
+                    format!(
+                        "{pods} answered {code} to the shutdown call: correct spec.shutdown.callOut.service (port, path); the removal waits all the same"
+                    ),
+                ),
+                code => {
+                    let why = match code.strip_prefix('3') {
+                        Some(_) => ", a redirect, and those are not followed",
+                        None => "",
+                    };
+                    self.notice(
+                        true,
+                        "CallFailed",
+                        format!("{pods} could not be asked to shut down ({code}{why}); the call is repeated"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Code of an answer that says: never.
+pub(super) fn refusal_of(request: &ShutdownRequest) -> Option<&str> {
+    let each = request.called_pods.iter().map(|called| &called.code);
+    let last = request.last_attempt.iter().map(|last| &last.code);
+    let mut codes = each.chain(last).map(String::as_str);
+    codes.find(|code| is_refused(code))
+}
+
+fn due_after(last: Timestamp, opened: Timestamp) -> Timestamp {
+    let passed = last.duration_since(opened) / 2;
+    last + passed.clamp(LEAST_PAUSE, MOST_PAUSE)
+}
+
+fn is_delivered(code: &str) -> bool {
+    code.len() == 3 && code.starts_with('2')
+}
+
+fn is_refused(code: &str) -> bool {
+    matches!(code, "404" | "405" | "BadPath")
+}
+
+fn is_final(code: &str) -> bool {
+    is_delivered(code) || is_refused(code)
+}
