@@ -24,6 +24,7 @@ pub fn stories() -> Vec<Story> {
         the_operator_may_create_and_update_a_tenants_secret_and_nothing_else,
         the_policy_refuses_the_operator_every_secret_that_is_not_its_own,
         the_policies_refuse_the_operator_what_no_hook_has_reached,
+        of_nodes_and_of_the_api_server_it_may_know_the_addresses,
     ];
     stories.extend(crate::stories![Last: in_all_stories_it_never_read_a_tenants_secret]);
     stories
@@ -241,15 +242,58 @@ async fn in_all_stories_it_never_read_a_tenants_secret(stage: Stage) {
     );
 }
 
+/// Those are never called, whatever a pod claims; nothing else follows from knowing them.
+async fn of_nodes_and_of_the_api_server_it_may_know_the_addresses(stage: Stage) {
+    for (verb, allowed) in [
+        ("get", true),
+        ("list", true),
+        ("watch", true),
+        ("create", false),
+        ("update", false),
+        ("patch", false),
+        ("delete", false),
+    ] {
+        let nodes = may(&stage, verb, "", "nodes").await;
+        assert_eq!(nodes, allowed, "{verb} nodes");
+    }
+    for subresource in ["nodes/status", "nodes/proxy"] {
+        for verb in ["get", "create", "patch"] {
+            assert!(
+                !may(&stage, verb, "", subresource).await,
+                "{verb} {subresource}"
+            );
+        }
+    }
+    let slices = "endpointslices";
+    for (verb, namespace, name, allowed) in [
+        ("list", "default", "kubernetes", true),
+        ("watch", "default", "kubernetes", true),
+        ("patch", "default", "kubernetes", false),
+        ("list", "default", "", false),
+        ("list", "default", "another", false),
+        ("list", stage.namespace.as_str(), "kubernetes", false),
+    ] {
+        let attributes = json!({"namespace": namespace, "verb": verb,
+            "group": "discovery.k8s.io", "resource": slices, "name": name});
+        let may = reviewed(&stage, attributes).await;
+        assert_eq!(may, allowed, "{verb} {slices} {namespace}/{name}");
+    }
+}
+
 async fn may(stage: &Stage, verb: &str, group: &str, resource: &str) -> bool {
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let attributes = json!({
+        "namespace": stage.namespace, "verb": verb, "group": group,
+        "resource": resource, "subresource": subresource,
+    });
+    reviewed(stage, attributes).await
+}
+
+async fn reviewed(stage: &Stage, attributes: Value) -> bool {
     let review = json!({"spec": {
         "user": USER,
         "groups": ["system:serviceaccounts", "system:serviceaccounts:krake-system", "system:authenticated"],
-        "resourceAttributes": {
-            "namespace": stage.namespace, "verb": verb, "group": group,
-            "resource": resource, "subresource": subresource,
-        },
+        "resourceAttributes": attributes,
     }});
     let review: SubjectAccessReview = serde_json::from_value(review).expect("a review");
     let reviews: Api<SubjectAccessReview> = Api::all(stage.client.clone());
