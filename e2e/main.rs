@@ -29,6 +29,7 @@ mod replicas;
 mod rights;
 mod shutdown;
 mod startup;
+mod stopped;
 mod support;
 mod sweep;
 mod unreadable;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         shutdown::stories(),
         deadline::stories(),
         quorum::stories(),
+        stopped::stories(),
         callout::stories(),
         sweep::stories(),
         acknowledge::stories(),

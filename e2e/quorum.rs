@@ -22,6 +22,7 @@ use crate::support::wait::{SOON, until};
 pub fn stories() -> Vec<Story> {
     crate::stories![Together:
         each_pod_is_called_and_each_has_to_acknowledge_for_itself,
+        work_is_complete_when_each_pod_has_said_so,
     ]
 }
 
@@ -44,10 +45,7 @@ async fn each_pod_is_called_and_each_has_to_acknowledge_for_itself(stage: Stage)
     stage.delete_deployment("app", "foreground").await;
     first.called(1).await;
     second.called(1).await;
-    // Whoever does not say which pod it is counts for nobody, and is told so.
-    let anonymous = r#"curl -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" $KRAKE_SHUTDOWN_ENDPOINT --cacert /etc/krake_cert/ca-bundle.pem --cert /etc/krake_cert/cert.pem --key /etc/krake_cert/key.pem"#;
-    let answer = first.curl(anonymous).await;
-    answer.is_refused(409, "Anonymous");
+    anonymous_is_refused(&first, HookKind::Shutdown).await;
     first.acknowledge(HookKind::Shutdown).await.counts();
     let again = first.acknowledge(HookKind::Shutdown).await;
     assert_eq!(again.counts().body["replayed"], true, "{again:?}");
@@ -75,6 +73,48 @@ async fn each_pod_is_called_and_each_has_to_acknowledge_for_itself(stage: Stage)
     stage.gone::<Deployment>("app").await;
     pods.gone(&uids).await;
     stage.ended("app", Outcome::Acknowledged).await;
+}
+
+async fn work_is_complete_when_each_pod_has_said_so(stage: Stage) {
+    let all = json!({"complete": {"acknowledgements": {"policy": "All"}}});
+    let mut deployment = manifests::app("app");
+    deployment["spec"]["replicas"] = json!(2);
+    let _: Deployment = stage.create(deployment).await;
+    let _: KrakeHook = stage.create(manifests::hook("app", "app", all)).await;
+    stage.await_condition("app", ConditionType::Ready).await;
+    let [first, second] = two(&stage).await;
+    let pods = stage.witness("app").await;
+    let uids = [first.uid.clone(), second.uid.clone()];
+
+    anonymous_is_refused(&first, HookKind::Complete).await;
+    first.acknowledge(HookKind::Complete).await.counts();
+    let words = format!(
+        "1 of 2 pods have said that the work is complete; waiting for pod {}",
+        second.name
+    );
+    stage
+        .await_hook("app", "who is waited for", SOON, |status| {
+            condition::find(&status.conditions, ConditionType::Completed)
+                .is_some_and(|completed| completed.message.contains(&words))
+        })
+        .await;
+    pods.stay_untouched(&uids, Duration::from_secs(3)).await;
+
+    second.acknowledge(HookKind::Complete).await.counts();
+    stage.gone::<Deployment>("app").await;
+    pods.gone(&uids).await;
+    stage.ended("app", Outcome::Completed).await;
+}
+
+/// Whoever does not say which pod it is counts for nobody, and is told so.
+async fn anonymous_is_refused(app: &App, kind: HookKind) {
+    let endpoint = match kind {
+        HookKind::Complete => "$KRAKE_COMPLETE_ENDPOINT",
+        HookKind::Shutdown => "$KRAKE_SHUTDOWN_ENDPOINT",
+    };
+    let line = r#"curl -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" ENDPOINT --cacert /etc/krake_cert/ca-bundle.pem --cert /etc/krake_cert/cert.pem --key /etc/krake_cert/key.pem"#;
+    let answer = app.curl(&line.replace("ENDPOINT", endpoint)).await;
+    answer.is_refused(409, "Anonymous");
 }
 
 async fn two(stage: &Stage) -> [App; 2] {

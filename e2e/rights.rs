@@ -51,6 +51,7 @@ async fn the_operator_may_create_and_update_a_tenants_secret_and_nothing_else(st
         ("impersonate", "", "serviceaccounts"),
         ("create", "", "serviceaccounts/token"),
         ("create", "", "pods"),
+        ("patch", "apps", "deployments/scale"),
         ("create", "", "pods/exec"),
         ("create", "rbac.authorization.k8s.io", "rolebindings"),
         ("*", "*", "*"),

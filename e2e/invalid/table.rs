@@ -333,7 +333,25 @@ fn rules(hook: &Value, certificate: &Value) -> Vec<Row> {
             "other",
         ),
     ];
+    rows.push(rule(
+        hook,
+        "spec",
+        &[
+            ("spec.complete.shutdownFirst", json!(true)),
+            ("spec.shutdown", Value::Null),
+        ],
+        "shutdownFirst needs spec.shutdown",
+    ));
     for part in ["complete", "shutdown"] {
+        rows.push(rule(
+            hook,
+            &format!("spec.{part}.acknowledgements"),
+            &[(
+                &format!("spec.{part}.acknowledgements.policy"),
+                json!("AtLeast"),
+            )],
+            "AtLeast needs acknowledgements.count",
+        ));
         rows.push(rule(
             hook,
             &format!("spec.{part}.env"),

@@ -89,6 +89,10 @@ pub enum Reason {
     Retained,
     /// No removal is waiting.
     NothingHeld,
+    /// `state: Stopped`, and it is.
+    Stopped,
+    /// `state: Stopped`, and somebody else has scaled the workload up again.
+    StopContested,
     /// The removal was let go on.
     Released,
     /// The workload ran to completion.

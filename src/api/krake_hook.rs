@@ -37,6 +37,9 @@ use super::status::KrakeHookStatus;
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = "1")
 )]
 #[x_kube(
+    validation = Rule::new("!has(self.complete) || !self.complete.shutdownFirst || has(self.shutdown)").message("spec.complete.shutdownFirst needs spec.shutdown: that is the hook which runs first"),
+    validation = Rule::new("self.state == 'Running' || !(self.workload.kind in ['DaemonSet', 'Pod'])").message("spec.state: a DaemonSet or a Pod cannot be stopped; delete it"),
+    validation = Rule::new("!has(self.complete) || self.complete.action != 'ScaleToZero' || !(self.workload.kind in ['DaemonSet', 'Pod'])").message("spec.complete.action: a DaemonSet or a Pod cannot be scaled; use Delete or None"),
     validation = Rule::new("has(self.complete) || has(self.shutdown)").message("spec: at least one of complete and shutdown is needed; an empty object ({}) enables one with its defaults"),
     validation = Rule::new("!has(self.complete) || !has(self.shutdown) || !has(self.complete.env) || !has(self.shutdown.env) || !has(self.complete.env.url) || !has(self.shutdown.env.url) || self.complete.env.url != self.shutdown.env.url").message("spec.shutdown.env.url must differ from spec.complete.env.url: both URLs are injected into the same containers"),
     validation = Rule::new("self.workload.kind != 'Pod' || !has(self.shutdown)").message("spec.shutdown: the removal of a Pod cannot be made to wait, because nothing keeps the containers of a deleted Pod running; let a Deployment, StatefulSet or Job make it"),
@@ -65,7 +68,6 @@ pub struct KrakeHookSpec {
     pub shutdown: Option<ShutdownHook>,
     /// Whether the workload is to run. Default: `Running`.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == 'Running'").message("spec.state: this version supports Running only; to stop a workload, delete it"))]
     pub state: State,
 }
 
@@ -107,20 +109,15 @@ pub enum Injection {
 /// Whether the workload is to run.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// It runs.
+    /// It runs; if it was stopped before, it gets back the replicas that it had.
     #[default]
     Running,
-    /// It is asked to shut down, then scaled to zero. Not in this version.
+    /// It is asked to shut down, as before a removal, and then scaled to zero (a Job: suspended).
     Stopped,
 }
 
 /// The hook by which an app says that its work is complete.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(
-    validation = Rule::new("self.action == 'Delete'").message("spec.complete.action: this version supports Delete only"),
-    validation = Rule::new("self.acknowledgements.policy == 'Any'").message("spec.complete.acknowledgements.policy: this version supports Any only"),
-    validation = Rule::new("!self.shutdownFirst").message("spec.complete.shutdownFirst: this version supports false only")
-)]
 #[serde(rename_all = "camelCase")]
 pub struct CompleteHook {
     /// What happens to a completed workload. Default: `Delete`.
@@ -129,7 +126,8 @@ pub struct CompleteHook {
     /// How many pods have to say so. Default: `Any`.
     #[serde(default)]
     pub acknowledgements: Quorum,
-    /// Whether the shutdown hook runs before a completed workload goes. Default: false.
+    /// Whether the shutdown hook runs before a completed workload is deleted or scaled to zero.
+    /// Default: false.
     #[serde(default)]
     pub shutdown_first: bool,
     /// Names of the environment variables. Defaults: `hooks.complete.env` of the operator's
@@ -149,9 +147,9 @@ pub enum CompleteAction {
     /// The workload is deleted; the hook stays as the receipt.
     #[default]
     Delete,
-    /// The workload is scaled to zero. Not in this version.
+    /// The workload is scaled to zero (a Job: suspended), and stays.
     ScaleToZero,
-    /// Only the status says it. Not in this version.
+    /// Only the status says it; the workload goes on.
     None,
 }
 

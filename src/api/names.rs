@@ -40,6 +40,8 @@ pub const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
 
 /// Field manager of everything injected into a workload. An empty apply by it ejects.
 pub const INJECT_MANAGER: &str = "krake-hooks/inject";
+/// Field manager of replicas that we have set.
+pub const SCALE_MANAGER: &str = "krake-hooks/scale";
 /// Field manager of guards on what the workload owns.
 pub const GUARD_MANAGER: &str = "krake-hooks/guard";
 /// Field manager of objects that are ours alone, and of the hook's status.

@@ -11,7 +11,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::krake_hook::{CompleteAction, FanOut, OnTimeout, Quorum, Scheme};
+use super::krake_hook::{CompleteAction, FanOut, OnTimeout, Quorum, QuorumPolicy, Scheme};
 
 /// What the operator answers.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -46,6 +46,9 @@ pub struct KrakeHookStatus {
     /// The workload ran to completion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion: Option<Completion>,
+    /// The workload was scaled to zero, or is about to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
     /// Acknowledgements by `<kind>.<pod uid or anonymous>`; added by the callback alone.
     #[serde(default)]
     pub acknowledgements: BTreeMap<String, Acknowledgement>,
@@ -70,6 +73,10 @@ pub enum Phase {
     Waiting,
     /// The time is up and the removal keeps waiting.
     Retained,
+    /// `state: Stopped`: the app is asked to shut down, or the workload is being scaled to zero.
+    Stopping,
+    /// `state: Stopped`: it is.
+    Stopped,
     /// A removal was let go on.
     Released,
     /// The workload ran to completion.
@@ -134,6 +141,9 @@ pub struct ShutdownRequest {
     pub state: RequestState,
     /// Why the app was asked.
     pub trigger: Trigger,
+    /// How many times this workload had been asked before.
+    #[serde(default)]
+    pub ordinal: i64,
     /// Uid of the workload that was asked.
     #[serde(rename = "workloadUID")]
     pub workload_uid: String,
@@ -258,6 +268,8 @@ pub enum Outcome {
     HookGone,
     /// The workload had completed.
     Completed,
+    /// `state` was set back to `Running` before the app had acknowledged.
+    Cancelled,
 }
 
 impl Outcome {
@@ -273,6 +285,7 @@ impl Outcome {
             Self::Orphaned => "Orphaned",
             Self::HookGone => "HookGone",
             Self::Completed => "Completed",
+            Self::Cancelled => "Cancelled",
         }
     }
 }
@@ -290,6 +303,30 @@ pub struct Completion {
     pub at: Time,
     /// What was done.
     pub action: CompleteAction,
+    /// The request that runs first, with `shutdownFirst`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// Uids of the pods that there were, with `ScaleToZero`: what they say is about this run, also
+    /// if the workload is scaled up again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<String>,
+}
+
+/// A workload that was scaled to zero by this operator, or is about to be.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Stopped {
+    /// Uid of the workload.
+    #[serde(rename = "workloadUID")]
+    pub workload_uid: String,
+    /// Why: `Stop` or `Complete`.
+    pub because: Trigger,
+    /// What it had, and gets back with `state: Running`; absent for a Job, which is suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i64>,
+    /// When it was seen at zero. Absent: not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
 }
 
 /// One acknowledgement.
@@ -307,6 +344,9 @@ pub struct Acknowledgement {
     /// What the spec asked for at that moment; complete only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<CompleteAction>,
+    /// How many had to say so at that moment; complete only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<QuorumPolicy>,
     /// What the app says of its work. `Failure` does not count.
     pub result: AckResult,
     /// What the app says in words.

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::fence::Fence;
 use super::secrets::{self, SecretError, SecretOrder};
 use super::{Act, Error, objects, observe, said};
+use crate::api::kind::Stop;
 use crate::api::status::TokenSecret;
 use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::decide::pods::guard_uid;
@@ -110,6 +111,14 @@ impl Writer {
             }
             Effect::ReleaseWorkload { uid } => self.release_workload(seen, uid).await,
             Effect::DeleteWorkload { uid } => self.delete_workload(seen, uid).await,
+            Effect::Stop { resource_version } => self.scale(seen, resource_version, None).await,
+            Effect::Resume {
+                resource_version,
+                replicas,
+            } => {
+                let to = Some(replicas.unwrap_or(1));
+                self.scale(seen, resource_version, to).await
+            }
             Effect::Prune(old) => self.prune(seen, old).await,
             Effect::Event(notice) => {
                 self.tell(seen, notice).await;
@@ -496,6 +505,46 @@ impl Writer {
                 None => Fact::WorkloadGone,
             },
         )
+    }
+
+    /// Scales a workload to zero (`None`) or to so many replicas, or suspends and resumes it; if it is
+    /// still as it was seen.
+    async fn scale(
+        &self,
+        seen: &Seen,
+        resource_version: &str,
+        to: Option<i64>,
+    ) -> Result<Fact, Error> {
+        let Some(workload) = &seen.workload else {
+            return Ok(Fact::WorkloadGone);
+        };
+        let kind = workload.kind;
+        let spec = match kind.traits().stop {
+            Stop::Replicas => json!({"replicas": to.unwrap_or(0)}),
+            Stop::Suspend => json!({"suspend": to.is_none()}),
+            Stop::Cannot => return Ok(Fact::Nothing),
+        };
+        let patch = json!({"metadata": {"resourceVersion": resource_version}, "spec": spec});
+        let parameters = PatchParams {
+            field_manager: Some(names::SCALE_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = observe::workloads(&self.client, kind, seen.namespace());
+        let scaled = api
+            .patch(workload.name(), &parameters, &Patch::Merge(patch))
+            .await;
+        let object = || format!("{workload} in {}", seen.namespace());
+        match scaled {
+            Ok(scaled) => {
+                let scaled = observe::read(kind, scaled).map_err(Error::of(Act::Get, object()))?;
+                Ok(Fact::Workload(Box::new(scaled)))
+            }
+            Err(error @ kube::Error::Api(_)) if matches!(super::error::code(&error), 403 | 422) => {
+                let message = said(&error);
+                Ok(Fact::Refused(Refusal::ScaleRejected { message }))
+            }
+            Err(source) => Err(Error::of(Act::Patch, object())(source)),
+        }
     }
 
     async fn prune(&self, seen: &Seen, old: &[(String, Value)]) -> Result<Fact, Error> {

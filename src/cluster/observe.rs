@@ -118,7 +118,9 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
     };
     let deciding = match &seen.workload {
         Some(workload) => {
-            workload.metadata.deletion_timestamp.is_some() || seen.namespace_terminating
+            workload.metadata.deletion_timestamp.is_some()
+                || seen.namespace_terminating
+                || seen.depends_on_pods()
         }
         None => seen.dependents().any(|(_, meta)| guarded(meta)),
     };

@@ -276,6 +276,8 @@ fn label(effect: &Effect) -> &'static str {
         Effect::DeleteDependent { .. } => "DeleteDependent",
         Effect::ReleaseWorkload { .. } => "ReleaseWorkload",
         Effect::DeleteWorkload { .. } => "DeleteWorkload",
+        Effect::Stop { .. } => "Stop",
+        Effect::Resume { .. } => "Resume",
         Effect::CallOut(_) => "CallOut",
         Effect::Prune(_) => "Prune",
         Effect::Event(_) => "Event",

@@ -225,15 +225,16 @@ fn acknowledgement(
     request: Option<&ShutdownRequest>,
     incoming: &Incoming,
 ) -> Acknowledgement {
-    let action = match incoming.kind {
-        HookKind::Complete => hook.spec.complete.as_ref().map(|complete| complete.action),
+    let complete = match incoming.kind {
+        HookKind::Complete => hook.spec.complete.as_ref(),
         HookKind::Shutdown => None,
     };
     Acknowledgement {
         at: Time(whole_seconds(incoming.at)),
         request: request.map(|request| request.id.clone()),
         workload_uid: incoming.workload_uid.clone(),
-        action,
+        action: complete.map(|complete| complete.action),
+        policy: complete.map(|complete| complete.acknowledgements.policy),
         result: incoming.result,
         message: incoming.message.clone(),
         certificate: incoming.certificate.clone(),
@@ -295,6 +296,7 @@ mod tests {
             request: request.map(str::to_owned),
             workload_uid: testing::WORKLOAD_UID.into(),
             action: None,
+            policy: None,
             result,
             message: None,
             certificate: None,
@@ -542,6 +544,7 @@ mod tests {
         assert_eq!(complete[2]["path"], "/metadata/resourceVersion");
         assert_eq!(complete[2]["value"], "1");
         assert_eq!(complete[3]["value"]["action"], "Delete");
+        assert_eq!(complete[3]["value"]["policy"], "Any");
         assert_eq!(complete[3]["value"]["result"], "Failure");
     }
 

@@ -13,6 +13,7 @@
 //! | yes | yes | skip annotation | Release(Skipped) |
 //! | yes | yes | completion of this uid, and not `shutdownFirst` | Release(Completed) |
 //! | yes | yes | namespace terminating | Release(NamespaceTerminating) after one best-effort call |
+//! | yes | yes | stopped before, and no other pods run | Release(NothingRunning): nobody is asked twice |
 //! | yes | yes | no request | Open, written before any call |
 //! | yes | yes | acknowledged enough | Release(Acknowledged) |
 //! | yes | yes | nothing runs that could acknowledge | Release(NothingRunning) |
@@ -22,6 +23,10 @@
 //! | yes | yes | now ≥ deadline, rounds left | NextRound |
 //! | yes | yes | now ≥ deadline, `Delete` | Release(TimedOut) |
 //! | yes | yes | now ≥ deadline, `Retain` | Retain |
+//!
+//! A workload that is to be stopped (`state: Stopped`), or goes because it is complete and has
+//! `shutdownFirst`, takes the same way from *request Closed* on, without being deleted: `Release` then
+//! means that it is scaled or deleted.
 //!
 //! A terminating namespace asks for the call before its workloads are deleted, because its pods get
 //! no further warning: there `Open` comes while the workload is not being deleted yet.
@@ -36,6 +41,10 @@ use crate::api::status::{Outcome, RequestState};
 pub struct Question {
     /// The workload is being deleted.
     pub deleting: bool,
+    /// It is to come to rest, or to be deleted by us: its pods are asked before.
+    pub stopping: bool,
+    /// It was stopped before; pods that were asked then are not taken for running.
+    pub stopped: bool,
     /// It carries our finalizer.
     pub finalizer: bool,
     /// The hook is there and has `shutdown`, and neither it nor its workload is disabled.
@@ -125,11 +134,13 @@ impl Question {
                 Some(_) => Hold::Leave,
             };
         }
-        match (self.deleting, self.finalizer, self.wants_hold) {
-            (false, false, true) => return Hold::Arm,
-            (false, true, false) => return Hold::Disarm,
-            (false, ..) | (true, false, _) => return Hold::Leave,
-            (true, true, _) => {}
+        if !self.stopping {
+            match (self.deleting, self.finalizer, self.wants_hold) {
+                (false, false, true) => return Hold::Arm,
+                (false, true, false) => return Hold::Disarm,
+                (false, ..) | (true, false, _) => return Hold::Leave,
+                (true, true, _) => {}
+            }
         }
         if let Some(asked) = &self.request
             && asked.state == RequestState::Closed
@@ -158,6 +169,12 @@ impl Question {
             );
         }
         let Some(asked) = &self.request else {
+            if self.stopped && !self.running {
+                return release(
+                    NothingRunning,
+                    "the workload is stopped: its pods have been asked before",
+                );
+            }
             return Hold::Open;
         };
         if self.acknowledged >= asked.needed {
@@ -204,6 +221,8 @@ mod tests {
     fn waiting() -> Question {
         Question {
             deleting: true,
+            stopping: false,
+            stopped: false,
             finalizer: true,
             wants_hold: true,
             orphan: false,
@@ -329,6 +348,23 @@ mod tests {
                 |h| *h == Hold::Open,
             ),
             (
+                "stopped, and nothing else runs",
+                |q| {
+                    q.request = None;
+                    q.stopped = true;
+                    q.running = false;
+                },
+                |h| outcome(h) == Some(Outcome::NothingRunning),
+            ),
+            (
+                "stopped, and somebody has scaled it up since",
+                |q| {
+                    q.request = None;
+                    q.stopped = true;
+                },
+                |h| *h == Hold::Open,
+            ),
+            (
                 "acknowledged",
                 |q| q.acknowledged = 1,
                 |h| outcome(h) == Some(Outcome::Acknowledged),
@@ -366,6 +402,64 @@ mod tests {
             let mut question = waiting();
             change(&mut question);
             let answer = question.answer(now);
+            assert!(expected(&answer), "{name}: {answer:?}");
+        }
+    }
+
+    /// Without a deletion, armed or not: the same answers, for as long as they make sense.
+    #[test]
+    fn a_stop_takes_the_same_way() {
+        let rows: &[Row] = &[
+            ("to be stopped", |q| q.request = None, |h| *h == Hold::Open),
+            (
+                "not armed yet",
+                |q| {
+                    q.finalizer = false;
+                    q.request = None;
+                },
+                |h| *h == Hold::Open,
+            ),
+            ("waiting", |_| {}, |h| *h == Hold::Wait { until: at(100) }),
+            (
+                "acknowledged",
+                |q| q.acknowledged = 1,
+                |h| outcome(h) == Some(Outcome::Acknowledged),
+            ),
+            (
+                "nothing runs",
+                |q| q.running = false,
+                |h| outcome(h) == Some(Outcome::NothingRunning),
+            ),
+            (
+                "skipped",
+                |q| q.skip = Some("x".into()),
+                |h| outcome(h) == Some(Outcome::Skipped),
+            ),
+            (
+                "no hold is wanted any more",
+                |q| q.wants_hold = false,
+                |h| outcome(h) == Some(Outcome::HookGone),
+            ),
+            (
+                "another leader's",
+                |q| q.request.as_mut().unwrap().mine = false,
+                |h| *h == Hold::TakeOver,
+            ),
+            (
+                "closed",
+                |q| {
+                    let asked = q.request.as_mut().unwrap();
+                    asked.state = RequestState::Closed;
+                    asked.outcome = Some(Outcome::TimedOut);
+                },
+                |h| outcome(h) == Some(Outcome::TimedOut),
+            ),
+        ];
+        for (name, change, expected) in rows {
+            let mut question = waiting();
+            (question.deleting, question.stopping) = (false, true);
+            change(&mut question);
+            let answer = question.answer(at(90));
             assert!(expected(&answer), "{name}: {answer:?}");
         }
     }

@@ -151,6 +151,7 @@ impl<'a> Plan<'a> {
         self.status.workload = Some(ObservedWorkload { uid });
         self.status.request = None;
         self.status.completion = None;
+        self.status.stopped = None;
         self.status.deletion = None;
         self.status.call_out = None;
     }
@@ -159,6 +160,7 @@ impl<'a> Plan<'a> {
     fn absence(&mut self) {
         let spec = &self.seen.hook.spec;
         self.settle_strays(None);
+        self.status.stopped = None;
         if let Some(request) = &mut self.status.request
             && request.state == RequestState::Open
         {
@@ -169,7 +171,7 @@ impl<'a> Plan<'a> {
         }
         if let Some(last) = self.status.workload.clone() {
             // Answered while the workload went: what is left of it is the receipt.
-            self.note_completion_of(&last.uid, String::new());
+            self.note_completion_of(&last.uid, String::new(), None);
         }
         let completed = self.status.completion.as_ref().map(|done| done.at.0);
         let (reason, message) = match completed {

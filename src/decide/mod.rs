@@ -11,6 +11,9 @@
 //! - [`removal`]: the workload is being deleted: ask, wait, release;
 //! - [`mend`]: Secrets that somebody has taken away or edited;
 //! - [`pods`]: which pods count, and which can be called;
+//! - [`asking`]: one asking of the app to shut down, for whatever reason;
+//! - [`stopping`]: `state: Stopped` and back;
+//! - [`completion`]: the app says that its work is complete;
 //! - [`hold`]: whether a removal waits, as one table;
 //! - [`quorum`]: whether enough pods have acknowledged;
 //! - [`calling`]: whom to call, and when;
@@ -20,8 +23,10 @@
 //! - [`lease`]: which replica leads.
 
 pub mod ack;
+pub mod asking;
 pub mod calling;
 pub mod certificate;
+pub mod completion;
 pub mod farewell;
 pub mod hold;
 pub mod hook;
@@ -33,6 +38,7 @@ pub mod presence;
 pub mod quorum;
 pub mod removal;
 pub mod seen;
+pub mod stopping;
 pub mod workload;
 
 pub use seen::{Decision, Effect, Fact, Next, Seen, Settings};

@@ -33,25 +33,19 @@ pub struct Target {
 /// this hook, not finished, with an injected container that has ever started, on a node that is
 /// still there. Terminating and crash-looping pods count, never-started ones do not.
 pub fn able_to_acknowledge(seen: &Seen, workload_uid: &str) -> Vec<String> {
-    let guard = guard_uid(seen);
     let injects = injects(seen);
-    let reached = |meta: &ObjectMeta| {
-        is_owned_by(meta, workload_uid) || guard.is_some_and(|guard| is_owned_by(meta, guard))
-    };
-    let by_a_set = |meta: &ObjectMeta| {
-        let uid = controller_of(meta).map(|owner| &owner.uid);
-        let mut sets = seen.replica_sets.iter();
-        sets.any(|set| set.uid.as_ref() == uid && reached(set))
-    };
-    seen.pods
-        .iter()
-        .filter(|pod| has_ours(seen, pod))
-        .filter(|pod| reached(&pod.metadata) || by_a_set(&pod.metadata))
-        .filter(|pod| !is_finished(pod) && has_started(pod, injects))
-        .filter(|pod| {
-            let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
-            node.is_none_or(|node| !seen.lost_nodes.iter().any(|lost| lost == node))
-        })
+    reached(seen, workload_uid)
+        .filter(|pod| has_started(pod, injects))
+        .filter_map(|pod| pod.metadata.uid.clone())
+        .collect()
+}
+
+/// Uids of the pods that are at work, or are going to be: reached from the workload, with a stamp of
+/// this hook, not finished and not on their way out. Never-started ones count: they have all before
+/// them.
+pub fn at_work(seen: &Seen, workload_uid: &str) -> Vec<String> {
+    reached(seen, workload_uid)
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
         .filter_map(|pod| pod.metadata.uid.clone())
         .collect()
 }
@@ -203,6 +197,29 @@ pub fn stuck_since(seen: &Seen, patience: SignedDuration) -> Option<Timestamp> {
         .filter(|pod| has_ours(seen, pod))
         .filter_map(since)
         .min()
+}
+
+/// Pods of the workload with a stamp of this hook that are not finished, on nodes that are still
+/// there.
+fn reached<'a>(seen: &'a Seen, workload_uid: &'a str) -> impl Iterator<Item = &'a Pod> {
+    let guard = guard_uid(seen);
+    let reached = move |meta: &ObjectMeta| {
+        is_owned_by(meta, workload_uid) || guard.is_some_and(|guard| is_owned_by(meta, guard))
+    };
+    let by_a_set = move |meta: &ObjectMeta| {
+        let uid = controller_of(meta).map(|owner| &owner.uid);
+        let mut sets = seen.replica_sets.iter();
+        sets.any(|set| set.uid.as_ref() == uid && reached(set))
+    };
+    seen.pods
+        .iter()
+        .filter(|pod| has_ours(seen, pod))
+        .filter(move |pod| reached(&pod.metadata) || by_a_set(&pod.metadata))
+        .filter(|pod| !is_finished(pod))
+        .filter(|pod| {
+            let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+            node.is_none_or(|node| !seen.lost_nodes.iter().any(|lost| lost == node))
+        })
 }
 
 fn is_finished(pod: &Pod) -> bool {

@@ -6,15 +6,14 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::hook::{Plan, dependent, uid_of, whole};
+use super::hook::{Plan, dependent, uid_of};
 use super::inject::{self, Injection};
 use super::pods::{self, guard_uid};
 use super::seen::{Effect, Refusal, controller_of, has_finalizer, is_owned_by};
 use super::workload::{Pace, Workload};
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::kind::Change;
-use crate::api::krake_hook::CompleteAction;
-use crate::api::status::{AckResult, Completion, Outcome, Phase};
+use crate::api::status::{AckResult, Phase};
 use crate::api::{HookKind, names};
 
 /// How long after a refusal that only a person can mend it is tried again.
@@ -40,9 +39,11 @@ impl Plan<'_> {
             return;
         }
         if self.hook_deleting() {
+            self.cancel_stop("the hook is being deleted: the workload is not stopped");
             return self.farewell(workload);
         }
         if self.disabled(workload) {
+            self.cancel_stop("the hook is to keep out: the workload is not stopped");
             return self.stand_down(workload);
         }
         if self.seen.namespace_terminating {
@@ -59,6 +60,17 @@ impl Plan<'_> {
             // Whatever becomes of the rest.
             self.guard_dependents(workload);
         }
+        if self.settle_state(workload) {
+            // Nothing that would end pods before their time.
+            return;
+        }
+        self.equip(workload);
+        self.report_state(workload);
+        self.report_completion(workload);
+    }
+
+    /// Provides, injects and arms.
+    fn equip(&mut self, workload: &Workload) {
         if !self.provide(workload) {
             return;
         }
@@ -153,71 +165,6 @@ impl Plan<'_> {
         if inject::is_touched(workload) {
             self.eject(workload);
         }
-    }
-
-    /// Whether enough pods have said that the work is complete; noted the first time. An app may say
-    /// so in the middle of a removal, too.
-    pub(super) fn note_completion(&mut self, workload: &Workload) -> bool {
-        let template = self.plain_template_hash(workload);
-        self.note_completion_of(&uid_of(&workload.metadata), template)
-    }
-
-    /// The same for a workload that may be gone already.
-    pub(super) fn note_completion_of(&mut self, uid: &str, template_hash: String) -> bool {
-        if self.status.completion.is_some() {
-            return true;
-        }
-        // Asked of the acknowledgement, not of the spec: whoever was answered 200 has been promised it.
-        let complete = HookKind::Complete.as_str();
-        let count = self
-            .status
-            .acknowledgements
-            .iter()
-            .filter(|(key, _)| key.split('.').next() == Some(complete))
-            .filter(|(_, ack)| ack.workload_uid == uid && ack.result == AckResult::Success)
-            .count();
-        if count == 0 {
-            return false;
-        }
-        self.status.completion = Some(Completion {
-            workload_uid: uid.to_owned(),
-            template_hash,
-            at: whole(self.now),
-            action: CompleteAction::Delete,
-        });
-        let message = format!("{count} pod(s) said that the work is complete");
-        let entry = self.entry(Outcome::Completed, &message);
-        self.remember(entry);
-        self.notice(
-            false,
-            "Completed",
-            format!("{message}; the workload is deleted"),
-        );
-        true
-    }
-
-    /// Whether enough pods have said that the work is complete; if so, its action is taken.
-    fn completed(&mut self, workload: &Workload) -> bool {
-        if !self.note_completion(workload) {
-            return false;
-        }
-        let uid = uid_of(&workload.metadata);
-        self.status.phase = Some(Phase::Completed);
-        let message = format!("{} ran to completion", spec_name(self));
-        self.find(Finding::no(
-            ConditionType::Ready,
-            Reason::Complete,
-            message.clone(),
-        ));
-        self.find(Finding::yes(
-            ConditionType::Completed,
-            Reason::Complete,
-            message,
-        ));
-        self.keep(ConditionType::Armed);
-        self.keep(ConditionType::Injected);
-        self.then.push(Effect::DeleteWorkload { uid });
-        true
     }
 
     /// Guard, ConfigMap, token and certificate. True when all are recorded as written.
@@ -667,7 +614,11 @@ impl Plan<'_> {
         self.tell_refusal(reason, message);
     }
 
-    fn tell_refusal(&mut self, reason: Reason, message: &str) {
+    pub(super) fn look_again_after_refusal(&mut self) {
+        self.look_again_at(self.now + AFTER_REFUSAL);
+    }
+
+    pub(super) fn tell_refusal(&mut self, reason: Reason, message: &str) {
         let before = condition::find(&self.status.conditions, ConditionType::Ready);
         if before.is_none_or(|c| c.reason != reason.as_str()) {
             self.notice(true, "Refused", message);
@@ -702,8 +653,4 @@ impl Plan<'_> {
             self.kept.push(old.clone());
         }
     }
-}
-
-fn spec_name(plan: &Plan<'_>) -> String {
-    plan.seen.hook.spec.workload.name.clone()
 }

@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use super::workload::Workload;
 use crate::api::kind::{DependentKind, WorkloadKind};
-use crate::api::status::{Attempt, TokenSecret};
-use crate::api::{HookCertificate, HookGuard, KrakeHook, KrakeHookStatus};
+use crate::api::krake_hook::State;
+use crate::api::status::{Attempt, RequestState, ShutdownRequest, TokenSecret};
+use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, KrakeHookStatus};
 use crate::config::HooksConfig;
 
 /// What an operator process knows of itself.
@@ -127,6 +128,11 @@ pub enum Refusal {
         /// What the API server said.
         message: String,
     },
+    /// The API server refuses to scale the workload.
+    ScaleRejected {
+        /// What the API server said.
+        message: String,
+    },
     /// The API server refuses the change to the workload.
     InjectionRejected {
         /// What the API server said.
@@ -199,6 +205,18 @@ pub enum Effect {
     DeleteWorkload {
         /// Uid of the workload.
         uid: String,
+    },
+    /// Scale the workload to zero, or suspend it, if it is still as it was seen.
+    Stop {
+        /// resourceVersion it was seen with.
+        resource_version: String,
+    },
+    /// Let the stopped workload run again, if it is still as it was seen.
+    Resume {
+        /// resourceVersion it was seen with.
+        resource_version: String,
+        /// How many replicas it gets; none for one that was suspended.
+        replicas: Option<i64>,
     },
     /// Call the app; the answer becomes known later.
     CallOut(Box<CallOutOrder>),
@@ -368,6 +386,19 @@ impl Seen {
     /// The hook's namespace.
     pub fn namespace(&self) -> &str {
         self.hook.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// Whether what is decided depends on which pods there are just now, so that no cache may tell.
+    pub fn depends_on_pods(&self) -> bool {
+        let status = self.hook.status.as_ref();
+        let open = |request: &ShutdownRequest| request.state == RequestState::Open;
+        let completing = |key: &String| key.starts_with(HookKind::Complete.as_str());
+        self.hook.spec.state == State::Stopped
+            || status.is_some_and(|status| {
+                status.stopped.is_some()
+                    || status.request.as_ref().is_some_and(open)
+                    || status.acknowledgements.keys().any(completing)
+            })
     }
 
     /// The kind of the hook's workload.

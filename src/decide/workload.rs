@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::Value;
 
-use crate::api::kind::{Change, Traits, WorkloadKind};
+use crate::api::kind::{Change, Stop, Traits, WorkloadKind};
+use crate::api::names;
 
 /// A workload, read from the API server's JSON.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Workload {
     pub selector: BTreeMap<String, String>,
     /// How many pods there are and should be.
     pub pods: Pods,
+    /// Its spec says that it is to run nothing: no replicas, or suspended.
+    pub stopped: bool,
     /// Newest generation that its controller has seen.
     pub observed_generation: Option<i64>,
     /// Why pods do not get a changed template by themselves, if they do not.
@@ -76,6 +79,7 @@ impl Workload {
         Ok(Self {
             selector: selector(data),
             pods: Pods::read(kind, data),
+            stopped: is_stopped(traits.stop, data),
             observed_generation: number(data, "/status/observedGeneration"),
             pace: Pace::read(data),
             kind,
@@ -102,6 +106,32 @@ impl Workload {
     /// Whether its template can be changed.
     pub fn is_changeable(&self) -> bool {
         self.traits().change != Change::Refused
+    }
+
+    /// What it gets back after it was stopped: so many replicas, unless it was suspended.
+    pub fn replicas(&self) -> Option<i64> {
+        let replicas = i64::try_from(self.pods.desired).unwrap_or(i64::MAX);
+        (self.traits().stop == Stop::Replicas).then_some(replicas)
+    }
+
+    /// Whether it is we who have stopped it, as far as the API server remembers: nobody else has
+    /// written that field since.
+    pub fn is_stopped_by_us(&self) -> bool {
+        let field = match self.traits().stop {
+            Stop::Replicas => "f:replicas",
+            Stop::Suspend => "f:suspend",
+            Stop::Cannot => return false,
+        };
+        let Some(managers) = &self.metadata.managed_fields else {
+            // Somebody strips them; then nobody can tell, and it is at zero as we left it.
+            return self.stopped;
+        };
+        let ours = |entry: &ManagedFieldsEntry| {
+            let fields = entry.fields_v1.as_ref().and_then(|f| f.0.get("f:spec"));
+            entry.manager.as_deref() == Some(names::SCALE_MANAGER)
+                && fields.is_some_and(|spec| spec.get(field).is_some())
+        };
+        self.stopped && managers.iter().any(ours)
     }
 
     /// Whether its controller knows the object as it is now.
@@ -141,7 +171,10 @@ impl Pods {
             "/spec/parallelism",
         ]);
         Self {
-            desired: desired.unwrap_or(1),
+            desired: match is_stopped(kind.traits().stop, data) {
+                true => 0,
+                false => desired.unwrap_or(1),
+            },
             current,
             updated,
         }
@@ -171,6 +204,14 @@ fn selector(data: &Value) -> BTreeMap<String, String> {
     labels.filter_map(plain).collect()
 }
 
+fn is_stopped(stop: Stop, data: &Value) -> bool {
+    match stop {
+        Stop::Replicas => number(data, "/spec/replicas") == Some(0),
+        Stop::Suspend => data.pointer("/spec/suspend") == Some(&Value::Bool(true)),
+        Stop::Cannot => false,
+    }
+}
+
 fn number(data: &Value, pointer: &str) -> Option<i64> {
     data.pointer(pointer).and_then(Value::as_i64)
 }
@@ -197,6 +238,8 @@ mod tests {
         let nodes = json!({"status": {"desiredNumberScheduled": 3,
             "currentNumberScheduled": 2, "updatedNumberScheduled": 1}});
         let jobs = json!({"spec": {"parallelism": 3}, "status": {"active": 2}});
+        let suspended = json!({"spec": {"parallelism": 3, "suspend": true},
+            "status": {"active": 2}});
         for (kind, data, expected) in [
             (WorkloadKind::Deployment, &replicas, pods(3, 2, 1)),
             (WorkloadKind::StatefulSet, &replicas, pods(3, 2, 1)),
@@ -208,6 +251,7 @@ mod tests {
                 pods(3, 2, 2),
             ),
             (WorkloadKind::Job, &jobs, pods(3, 2, 2)),
+            (WorkloadKind::Job, &suspended, pods(0, 2, 2)),
             (WorkloadKind::StatefulSet, &json!({}), pods(1, 0, 0)),
         ] {
             assert_eq!(read(kind, data).pods, expected, "{kind}");

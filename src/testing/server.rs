@@ -84,6 +84,11 @@ impl World {
                 let left = self.workload(&name);
                 Ok(left.map_or(Fact::WorkloadGone, |w| Fact::Workload(Box::new(w))))
             }
+            Effect::Stop { resource_version } => self.scale_by_us(seen, resource_version, None),
+            Effect::Resume {
+                resource_version,
+                replicas,
+            } => self.scale_by_us(seen, resource_version, Some(*replicas)),
             Effect::Prune(old) => self.prune(seen, old),
             Effect::Event(_) => Ok(Fact::Nothing),
             Effect::CallOut(_) => Ok(Fact::Nothing),
@@ -261,6 +266,33 @@ impl World {
         }
         hook.status = Some(written);
         Ok(Fact::Hook(Box::new(hook.clone())))
+    }
+
+    fn scale_by_us(
+        &mut self,
+        seen: &Seen,
+        resource_version: &str,
+        back_to: Option<Option<i64>>,
+    ) -> Result<Fact, Conflict> {
+        let name = seen.hook.spec.workload.name.clone();
+        let version = self.version + 1;
+        let workload = self.workloads.get_mut(&name).ok_or(Conflict)?;
+        let (field, at_rest, running) = workload.rest();
+        let value = match back_to {
+            None => at_rest,
+            Some(replicas) => replicas.map_or(running, |replicas| json!(replicas)),
+        };
+        let meta = &mut workload.meta;
+        if meta.resource_version.as_deref() != Some(resource_version) {
+            return Err(Conflict);
+        }
+        workload.written[field] = value;
+        workload.scaled_by_us = true;
+        meta.generation = meta.generation.map(|g| g + 1);
+        meta.resource_version = Some(version.to_string());
+        self.version = version;
+        let left = self.workload(&name);
+        Ok(left.map_or(Fact::WorkloadGone, |w| Fact::Workload(Box::new(w))))
     }
 
     fn prune(&mut self, seen: &Seen, old: &[(String, Value)]) -> Result<Fact, Conflict> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::build::{self, Build, NAME};
 use super::merge;
-use crate::api::kind::{Change, WorkloadKind};
+use crate::api::kind::{Change, Stop, WorkloadKind};
 use crate::api::status::{AckResult, TokenSecret};
 use crate::api::{DependentKind, HookCertificate, HookGuard, HookKind, KrakeHook, names};
 use crate::decide;
@@ -32,6 +32,8 @@ pub struct Workload {
     pub written: Value,
     /// What our field manager applied last.
     pub applied: Option<Value>,
+    /// Nobody has written its replicas since we did.
+    pub scaled_by_us: bool,
     /// What its controller says.
     pub status: Value,
 }
@@ -100,6 +102,16 @@ impl Default for World {
     }
 }
 
+impl Workload {
+    /// The field that stops it, its value at rest, and the one with which it runs.
+    pub fn rest(&self) -> (&'static str, Value, Value) {
+        match self.kind.traits().stop {
+            Stop::Suspend => ("suspend", json!(true), json!(false)),
+            Stop::Replicas | Stop::Cannot => ("replicas", json!(0), json!(2)),
+        }
+    }
+}
+
 impl World {
     /// An empty cluster with the Service `shutdown`.
     pub fn new() -> Self {
@@ -161,6 +173,7 @@ impl World {
             meta,
             written: deployment.0["spec"].clone(),
             applied: None,
+            scaled_by_us: false,
             status: json!({}),
         };
         self.workloads.insert(name, workload);
@@ -206,7 +219,7 @@ impl World {
             change(workload);
             if workload.kind.traits().change == Change::Refused {
                 // The API server takes no change of the template.
-                workload.written = written;
+                workload.written["template"] = written["template"].clone();
             }
             workload.meta.generation = workload.meta.generation.map(|g| g + 1);
             workload.meta.resource_version = Some(version);
@@ -284,6 +297,7 @@ impl World {
         let traits = kept.kind.traits();
         let mut object = json!({"apiVersion": traits.api_version, "kind": traits.name,
             "metadata": kept.meta, "spec": kept.written, "status": kept.status});
+        let mut managers = vec![json!({"manager": "kubectl", "operation": "Update"})];
         if let Some(applied) = &kept.applied {
             if let Some(labels) = applied["metadata"].get("labels") {
                 let own = json!({"labels": labels});
@@ -292,10 +306,17 @@ impl World {
             if let Some(spec) = applied.get("spec") {
                 merge::merge(&mut object["spec"], spec);
             }
-            object["metadata"]["managedFields"] = json!([{
+            managers.push(json!({
                 "manager": names::INJECT_MANAGER, "operation": "Apply", "fieldsType": "FieldsV1",
-                "fieldsV1": merge::managed(applied)}]);
+                "fieldsV1": merge::managed(applied)}));
         }
+        if kept.scaled_by_us {
+            let field = format!("f:{}", kept.rest().0);
+            managers.push(json!({
+                "manager": names::SCALE_MANAGER, "operation": "Update",
+                "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {field: {}}}}));
+        }
+        object["metadata"]["managedFields"] = json!(managers);
         Some(Build(object).workload())
     }
 
@@ -391,6 +412,10 @@ impl World {
             }
             if meta.deletion_timestamp.is_some() {
                 state.push("deleting");
+            }
+            let (field, at_rest, _) = workload.rest();
+            if workload.written[field] == at_rest {
+                state.push("at zero");
             }
             words.push(format!("{} {name} {}", workload.kind, state.join(" ")));
         }

@@ -9,8 +9,10 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::operator::Operator;
+use super::rests;
 use super::stories::{self, ACTS, HOOKS, STORIES, Step, Story};
 use crate::api::WorkloadKind;
+use crate::api::kind::Stop;
 
 /// Plays a story with a workload of a kind; what stood there in the end.
 fn play(story: &Story, kind: WorkloadKind, tls: bool, eager: bool) -> String {
@@ -61,6 +63,11 @@ fn a_crash_after_any_effect_changes_no_end() {
 }
 
 #[test]
+fn a_crash_after_any_effect_changes_no_end_of_a_workload_that_comes_to_rest() {
+    crash_everywhere(rests::STORIES, true, false);
+}
+
+#[test]
 fn a_crash_after_any_effect_changes_no_end_without_tls_and_with_quick_controllers() {
     crash_everywhere(STORIES, false, true);
 }
@@ -90,7 +97,7 @@ fn the_operators_absence_never_eats_the_apps_time() {
 #[test]
 fn every_story_ends_as_expected() {
     let mut wrong = Vec::new();
-    for story in STORIES {
+    for story in STORIES.iter().chain(rests::STORIES) {
         for (tls, eager) in [(true, false), (false, true)] {
             let kind = WorkloadKind::Deployment;
             let played = std::panic::catch_unwind(|| play(story, kind, tls, eager));
@@ -111,7 +118,11 @@ fn every_story_ends_as_expected() {
 fn every_story_ends_the_same_with_other_kinds() {
     let mut wrong = Vec::new();
     for kind in [WorkloadKind::StatefulSet, WorkloadKind::DaemonSet] {
-        for story in STORIES {
+        let rests = match kind.traits().stop {
+            Stop::Cannot => &[],
+            Stop::Replicas | Stop::Suspend => rests::STORIES,
+        };
+        for story in STORIES.iter().chain(rests) {
             for (tls, eager) in [(true, false), (false, true)] {
                 let played = std::panic::catch_unwind(|| play(story, kind, tls, eager));
                 let end = without_guarded(&played.unwrap_or_else(|_| "PANIC".into()));

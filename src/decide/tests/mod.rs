@@ -8,6 +8,7 @@ mod forbidden;
 mod injection;
 mod operator;
 mod pods;
+mod rests;
 
 mod stories;
 mod told;

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
 
 use crate::api::condition::{self, ConditionType};
-use crate::api::krake_hook::{OnTimeout, Quorum, QuorumPolicy};
+use crate::api::krake_hook::{OnTimeout, Quorum, QuorumPolicy, State};
 use crate::api::status::{AckResult, Attempt, RequestState};
-use crate::api::{HookKind, KrakeHookStatus, WorkloadKind, names};
+use crate::api::{HookKind, KrakeHook, KrakeHookStatus, WorkloadKind, names};
 use crate::decide::hook::whole;
 use crate::decide::seen::{CallOutOrder, CallsMade, Next, annotation, has_finalizer, is_owned_by};
 use crate::decide::{Effect, Fact, Settings, farewell, hook};
@@ -57,7 +58,9 @@ pub struct Operator {
 #[derive(Clone, Default)]
 struct Witness {
     armed: bool,
-    deleting: bool,
+    ending: bool,
+    /// Template, and whether it is injected.
+    shape: Option<(Value, bool)>,
     pods: BTreeSet<String>,
     promise: Option<Promise>,
 }
@@ -403,7 +406,16 @@ impl Witness {
             .filter_map(|pod| pod.metadata.uid.clone())
             .collect();
         let deleting = workload.is_some_and(|w| w.meta.deletion_timestamp.is_some());
-        if deleting && !self.deleting && self.armed {
+        let stopping = hook.is_some_and(|hook| !deleting && is_to_rest(hook));
+        // Somebody's own change replaces pods, and so does ours when the hook is to keep out.
+        let shape = workload.map(|w| (w.written["template"].clone(), w.applied.is_some()));
+        let leaving = hook.is_none_or(|hook| hook.metadata.deletion_timestamp.is_some());
+        if stopping && (shape != self.shape || leaving) {
+            self.promise = None;
+        }
+        self.shape = shape;
+        let ending = deleting || stopping;
+        if ending && !self.ending && self.armed {
             self.promise = Some(Promise {
                 pods: self.pods.clone(),
                 since: world.now,
@@ -411,7 +423,7 @@ impl Witness {
                 fulfilled: false,
             });
         }
-        if workload.is_some() && !deleting {
+        if workload.is_some() && !ending {
             // Created again: what becomes of pods that it adopts is its own matter.
             self.promise = None;
         }
@@ -431,7 +443,7 @@ impl Witness {
                 world.summary()
             );
         }
-        self.deleting = deleting;
+        self.ending = ending;
         self.pods = pods;
         self.armed = hook
             .and_then(|hook| hook.status.as_ref())
@@ -484,7 +496,26 @@ fn is_fulfilled(world: &World, promise: &Promise) -> bool {
     let rounds = shutdown.retries.unwrap_or(0) + 1;
     let end = promise.since + SignedDuration::from_secs(30 * rounds);
     let over = world.now >= end && shutdown.on_timeout != Some(OnTimeout::Retain);
-    acknowledged || status.completion.is_some() || over
+    let first = hook
+        .spec
+        .complete
+        .as_ref()
+        .is_some_and(|c| c.shutdown_first);
+    acknowledged || (status.completion.is_some() && !first) || over
+}
+
+/// Whether the pods are to go although nobody deletes the workload.
+fn is_to_rest(hook: &KrakeHook) -> bool {
+    let status = hook.status.as_ref();
+    let first = hook
+        .spec
+        .complete
+        .as_ref()
+        .is_some_and(|c| c.shutdown_first);
+    let done = first && status.is_some_and(|status| status.completion.is_some());
+    let stopped = status.and_then(|status| status.stopped.as_ref());
+    let rests = stopped.is_some_and(|stopped| stopped.at.is_some());
+    (hook.spec.state == State::Stopped || done) && !rests
 }
 
 /// Whether enough pods have said so, as a user would count them.

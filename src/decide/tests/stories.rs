@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::api::krake_hook::State;
 use crate::api::status::AckResult;
 use crate::api::{HookKind, names};
 use crate::testing::build::{self, NAME};
@@ -49,6 +50,56 @@ pub fn two_hook(world: &mut World) {
     let hook = build::hook(NAME).shutdown().call_out("shutdown").each_pod();
     let two = json!({"policy": "AtLeast", "count": 2});
     world.create_hook(hook.quorum(two).on_timeout("Retain"));
+}
+
+pub fn scaling_hook(world: &mut World) {
+    let hook = build::hook(NAME).complete().shutdown();
+    world.create_hook(hook.with("/spec/complete/action", json!("ScaleToZero")));
+}
+
+pub fn noting_hook(world: &mut World) {
+    let hook = build::hook(NAME).complete().shutdown();
+    world.create_hook(hook.with("/spec/complete/action", json!("None")));
+}
+
+pub fn first_hook(world: &mut World) {
+    let hook = build::hook(NAME).complete().shutdown().call_out("shutdown");
+    world.create_hook(hook.with("/spec/complete/shutdownFirst", json!(true)));
+}
+
+pub fn both_hook(world: &mut World) {
+    let all = json!({"policy": "All"});
+    let hook = build::hook(NAME).complete();
+    world.create_hook(hook.with("/spec/complete/acknowledgements", all));
+}
+
+pub fn stop(world: &mut World) {
+    world.edit_hook(|hook| hook.spec.state = State::Stopped);
+}
+
+pub fn start(world: &mut World) {
+    world.edit_hook(|hook| hook.spec.state = State::Running);
+}
+
+pub fn scale_up(world: &mut World) {
+    scale(world, false);
+}
+
+pub fn scale_down(world: &mut World) {
+    scale(world, true);
+}
+
+fn scale(world: &mut World, to_rest: bool) {
+    world.lost_pods |= to_rest;
+    world.edit_workload(|workload| {
+        let (field, at_rest, running) = workload.rest();
+        let value = if to_rest { at_rest } else { running };
+        // A write that changes nothing takes nothing over.
+        if workload.written[field] != value {
+            workload.written[field] = value;
+            workload.scaled_by_us = false;
+        }
+    });
 }
 
 pub fn rival(world: &mut World) {
@@ -120,6 +171,10 @@ pub fn another_port(world: &mut World) {
 
 pub fn complete(world: &mut World) {
     world.acknowledge(HookKind::Complete);
+}
+
+pub fn complete_second(world: &mut World) {
+    world.acknowledge_by(HookKind::Complete, 1, AckResult::Success);
 }
 
 pub fn acknowledges_when_called(world: &mut World) {
@@ -734,6 +789,9 @@ pub const HOOKS: &[Step] = &[
     retrying_hook,
     all_hook,
     two_hook,
+    scaling_hook,
+    noting_hook,
+    first_hook,
 ];
 
 /// Everything that somebody may do at any time.
@@ -749,7 +807,12 @@ pub const ACTS: &[Step] = &[
     fail,
     replace_first_pod,
     another_port,
+    stop,
+    start,
+    scale_up,
+    scale_down,
     complete,
+    complete_second,
     acknowledges_when_called,
     refuses_calls,
     fails_calls,

@@ -1,0 +1,451 @@
+//! One asking of the app to shut down, whatever it is for: a removal, `state: Stopped`, or a completion
+//! with `shutdownFirst`. What is asked, until when, who has answered, and what people read meanwhile.
+
+use sha2::{Digest, Sha256};
+
+use super::calling;
+use super::hold::{Asked, Hold, Question};
+use super::hook::{Plan, close, uid_of, whole};
+use super::pods;
+use super::quorum::{self, Said, Tally};
+use super::seen::has_finalizer;
+use super::workload::Workload;
+use crate::api::condition::{ConditionType, Finding, Reason};
+use crate::api::krake_hook::{CallOutMode, OnTimeout, QuorumPolicy};
+use crate::api::status::{Deletion, Outcome, Phase, RequestState, ShutdownRequest, Terms, Trigger};
+use crate::api::{HookKind, names};
+
+impl Plan<'_> {
+    /// Asks the app before a workload comes to rest that nobody deletes. True when it has answered, or
+    /// need not be asked; until then everything there is to do has been said.
+    pub(super) fn has_been_asked(&mut self, workload: &Workload, purpose: Trigger) -> bool {
+        if !self.seen.hook.spec.enables(HookKind::Shutdown) {
+            self.close_open(Outcome::HookGone, "the hook no longer holds this workload");
+            return true;
+        }
+        self.keep(ConditionType::Injected);
+        self.keep(ConditionType::CertificateReady);
+        self.keep(ConditionType::Armed);
+        let answer = self.ask(workload, purpose);
+        if let Hold::Release(outcome, message) = answer {
+            self.close_for(workload, purpose, outcome, &message);
+            return true;
+        }
+        self.guard_dependents(workload);
+        self.follow(workload, purpose, answer);
+        false
+    }
+
+    /// The answer of the hold table.
+    pub(super) fn ask(&mut self, workload: &Workload, purpose: Trigger) -> Hold {
+        self.take_for(workload, purpose);
+        self.ask_successors(&uid_of(&workload.metadata));
+        self.question(workload, purpose).answer(self.now)
+    }
+
+    /// Does what the hold table says about asking.
+    pub(super) fn follow(&mut self, workload: &Workload, purpose: Trigger, answer: Hold) {
+        match answer {
+            Hold::Arm | Hold::Disarm | Hold::Leave | Hold::Release(..) => {}
+            Hold::Open => self.open(workload, purpose),
+            Hold::TakeOver => self.take_over(),
+            Hold::AwaitAttempt => self.first_attempt(),
+            Hold::Wait { until } => {
+                self.look_again_at(until);
+                self.call_again();
+                self.report_waiting(workload);
+            }
+            Hold::NextRound => self.next_round(),
+            Hold::Retain => self.retain(workload),
+        }
+    }
+
+    /// The request that counts for this purpose, if there is one.
+    pub(super) fn request_for(
+        &self,
+        workload: &Workload,
+        purpose: Trigger,
+    ) -> Option<&ShutdownRequest> {
+        let uid = uid_of(&workload.metadata);
+        let request = self.status.request.as_ref();
+        let request = request.filter(|request| request.workload_uid == uid)?;
+        let counts = match (request.state, request.trigger) {
+            // Whoever has been asked is not asked a second time for another reason.
+            (RequestState::Open, _) => true,
+            (RequestState::Closed, Trigger::Delete) => purpose == Trigger::Delete,
+            // What was stopped once, and is to go now, is another matter.
+            (RequestState::Closed, Trigger::Stop) => false,
+            (RequestState::Closed, Trigger::Complete) => {
+                let done = self.status.completion.as_ref();
+                purpose != Trigger::Stop
+                    && done.is_some_and(|done| done.request.as_ref() == Some(&request.id))
+                    && !self.others_run(&uid, request)
+            }
+        };
+        counts.then_some(request)
+    }
+
+    /// Whether pods run that this request was not about.
+    fn others_run(&self, workload_uid: &str, request: &ShutdownRequest) -> bool {
+        let able = pods::able_to_acknowledge(self.seen, workload_uid);
+        able.iter().any(|uid| !request.pods.contains(uid))
+    }
+
+    /// An open request serves whatever comes next.
+    fn take_for(&mut self, workload: &Workload, purpose: Trigger) {
+        let Some(request) = self.request_for(workload, purpose) else {
+            return;
+        };
+        if request.state == RequestState::Closed {
+            return;
+        }
+        let id = request.id.clone();
+        self.change_request(|request| request.trigger = purpose);
+        self.link_completion(purpose, id);
+    }
+
+    fn link_completion(&mut self, purpose: Trigger, id: String) {
+        if let (Trigger::Complete, Some(done)) = (purpose, &mut self.status.completion) {
+            done.request = Some(id);
+        }
+    }
+
+    /// Closes the request for this purpose, with a record also where nobody had to be asked.
+    pub(super) fn close_for(
+        &mut self,
+        workload: &Workload,
+        purpose: Trigger,
+        outcome: Outcome,
+        message: &str,
+    ) {
+        if self.request_for(workload, purpose).is_none() {
+            self.begin(workload, purpose, self.terms());
+        }
+        self.close_open(outcome, message);
+    }
+
+    /// Closes the request, if it is open.
+    pub(super) fn close_open(&mut self, outcome: Outcome, message: &str) {
+        let Some(request) = &mut self.status.request else {
+            return;
+        };
+        if request.state == RequestState::Closed {
+            return;
+        }
+        let aim = aim(request.trigger);
+        close(request, outcome, message);
+        // A completion is in the history since the app said so.
+        if outcome != Outcome::Completed {
+            let entry = self.entry(outcome, message);
+            self.remember(entry);
+        }
+        let warning = matches!(outcome, Outcome::TimedOut | Outcome::NamespaceTerminating);
+        let note = match outcome {
+            Outcome::Cancelled => message.to_owned(),
+            _ => format!("{aim} goes on: {message}"),
+        };
+        self.notice(warning, outcome.as_str(), note);
+    }
+
+    fn question(&self, workload: &Workload, purpose: Trigger) -> Question {
+        let uid = uid_of(&workload.metadata);
+        let spec = &self.seen.hook.spec;
+        let completed = self
+            .status
+            .completion
+            .as_ref()
+            .is_some_and(|done| done.workload_uid == uid);
+        let shutdown_first = spec.complete.as_ref().is_some_and(|c| c.shutdown_first);
+        let request = self.request_for(workload, purpose);
+        let stopped = self.status.stopped.as_ref();
+        let stopped = stopped.is_some_and(|stopped| stopped.workload_uid == uid);
+        let running = match (&self.status.request, stopped) {
+            (Some(last), true) if request.is_none() => self.others_run(&uid, last),
+            _ => !pods::able_to_acknowledge(self.seen, &uid).is_empty(),
+        };
+        let tally = request.map(|request| self.tally(request));
+        let attempted = request.is_some_and(|r| r.deadline.is_some() || !r.terms.calls);
+        Question {
+            deleting: workload.metadata.deletion_timestamp.is_some(),
+            stopping: purpose != Trigger::Delete,
+            stopped,
+            finalizer: has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER),
+            wants_hold: spec.enables(HookKind::Shutdown) && !self.disabled(workload),
+            orphan: self.status.deletion == Some(Deletion::Orphan),
+            skip: self.skip(workload),
+            completed: completed && !shutdown_first && purpose == Trigger::Delete,
+            namespace_terminating: self.seen.namespace_terminating,
+            called: !self.seen.calls.is_empty() || attempted,
+            acknowledged: tally.as_ref().map_or(0, |tally| tally.acknowledged),
+            request: request.map(|request| {
+                let needed = tally.as_ref().map_or(1, |tally| tally.needed);
+                self.asked(request, needed)
+            }),
+            running,
+        }
+    }
+
+    fn asked(&self, request: &ShutdownRequest, needed: usize) -> Asked {
+        Asked {
+            state: request.state,
+            outcome: request.outcome,
+            message: request.message.clone(),
+            mine: request.leader == self.settings.leader,
+            deadline: request.deadline.as_ref().map(|at| at.0),
+            round: request.round,
+            retries: request.terms.retries,
+            on_timeout: request.terms.on_timeout,
+            needed,
+        }
+    }
+
+    /// What pods have said to a request; not to another one.
+    pub(super) fn said_to(&self, request: &ShutdownRequest) -> Said {
+        Said::of(&self.status.acknowledgements, HookKind::Shutdown, |ack| {
+            ack.request.as_deref() == Some(&request.id) && ack.workload_uid == request.workload_uid
+        })
+    }
+
+    fn tally(&self, request: &ShutdownRequest) -> Tally {
+        let able = pods::able_to_acknowledge(self.seen, &request.workload_uid);
+        let said = self.said_to(request);
+        let quorum = &request.terms.acknowledgements;
+        quorum::tally(quorum, &request.pods, &able, &said)
+    }
+
+    /// Pods are counted, and of those that were asked none is left to say anything, or ever has.
+    /// Others run in their stead: they are asked.
+    fn ask_successors(&mut self, workload_uid: &str) {
+        let Some(request) = &self.status.request else {
+            return;
+        };
+        let open = request.state == RequestState::Open && request.workload_uid == workload_uid;
+        if !open || request.terms.acknowledgements.policy == QuorumPolicy::Any {
+            return;
+        }
+        let able = pods::able_to_acknowledge(self.seen, workload_uid);
+        let tally = self.tally(request);
+        if tally.acknowledged > 0 || !tally.missing.is_empty() || able.is_empty() {
+            return;
+        }
+        self.change_request(|request| request.pods.extend(able));
+    }
+
+    fn open(&mut self, workload: &Workload, purpose: Trigger) {
+        let terms = self.terms();
+        self.notice(
+            false,
+            "ShutdownRequested",
+            format!(
+                "the workload {}; {}{} waits until it acknowledges or {} s are over",
+                why(purpose),
+                if terms.calls {
+                    "the app is called, and "
+                } else {
+                    ""
+                },
+                aim(purpose),
+                terms.timeout_seconds
+            ),
+        );
+        self.begin(workload, purpose, terms);
+        self.report_waiting(workload);
+    }
+
+    fn begin(&mut self, workload: &Workload, purpose: Trigger, terms: Terms) {
+        let uid = uid_of(&workload.metadata);
+        let pods = pods::able_to_acknowledge(self.seen, &uid);
+        let last = self.status.request.as_ref();
+        let ordinal = last
+            .filter(|last| last.workload_uid == uid)
+            .map_or(0, |last| last.ordinal + 1);
+        let id = request_id(&uid, purpose, ordinal);
+        self.link_completion(purpose, id.clone());
+        self.status.request = Some(ShutdownRequest {
+            id,
+            state: RequestState::Open,
+            trigger: purpose,
+            ordinal,
+            workload_uid: uid,
+            pods,
+            opened_at: whole(self.now),
+            terms,
+            leader: self.settings.leader.clone(),
+            deadline: None,
+            round: 1,
+            last_attempt: None,
+            attempts: 0,
+            called_pods: Vec::new(),
+            outcome: None,
+            message: None,
+        });
+    }
+
+    fn terms(&self) -> Terms {
+        let defaults = &self.settings.hooks.shutdown;
+        let spec = self.seen.hook.spec.shutdown.as_ref();
+        let call_out = spec
+            .and_then(|s| s.call_out.as_ref())
+            .filter(|call_out| call_out.mode == CallOutMode::Service);
+        Terms {
+            timeout_seconds: spec
+                .and_then(|s| s.timeout_seconds)
+                .unwrap_or(defaults.timeout_seconds),
+            retries: spec.and_then(|s| s.retries).unwrap_or(defaults.retries),
+            on_timeout: spec
+                .and_then(|s| s.on_timeout)
+                .unwrap_or(defaults.on_timeout),
+            acknowledgements: spec.map(|s| s.acknowledgements.clone()).unwrap_or_default(),
+            calls: call_out.is_some(),
+            fan_out: call_out
+                .map(|call_out| call_out.fan_out)
+                .unwrap_or_default(),
+        }
+    }
+
+    /// The process that counted the deadline is gone, and may have been away for longer than the
+    /// app's whole time: the app gets all of it anew.
+    fn take_over(&mut self) {
+        let leader = self.settings.leader.clone();
+        self.change_request(|request| {
+            request.leader = leader;
+            begin_round(request);
+        });
+        self.keep_waiting();
+    }
+
+    fn next_round(&mut self) {
+        self.change_request(|request| {
+            request.round += 1;
+            begin_round(request);
+        });
+        let round = self.status.request.as_ref().map_or(0, |r| r.round);
+        self.notice(
+            true,
+            "DeadlinePassed",
+            format!("no acknowledgement in time; round {round} begins"),
+        );
+        self.keep_waiting();
+    }
+
+    fn retain(&mut self, workload: &Workload) {
+        let request = self.status.request.as_ref();
+        let id = request.map(|r| r.id.clone());
+        let aim = aim(request.map_or(Trigger::Delete, |r| r.trigger));
+        let told = self
+            .status
+            .history
+            .iter()
+            .any(|entry| entry.outcome == Outcome::Retained && entry.request == id);
+        if !told {
+            let message = format!("the app did not acknowledge in time; {aim} keeps waiting");
+            let entry = self.entry(Outcome::Retained, &message);
+            self.remember(entry);
+            self.notice(true, "Retained", message);
+        }
+        self.report_waiting(workload);
+        self.status.phase = Some(Phase::Retained);
+        self.find(Finding::yes(
+            ConditionType::Blocking,
+            Reason::Retained,
+            format!(
+                "the time is up and spec.shutdown.onTimeout is {:?}: {aim} waits for a late acknowledgement, or for the annotation {}: <reason>",
+                OnTimeout::Retain,
+                names::SKIP_ANNOTATION
+            ),
+        ));
+    }
+
+    pub(super) fn keep_waiting(&mut self) {
+        if let Some(workload) = &self.seen.workload {
+            self.report_waiting(workload);
+        }
+    }
+
+    fn report_waiting(&mut self, workload: &Workload) {
+        let Some(request) = &self.status.request else {
+            return;
+        };
+        let until = request
+            .deadline
+            .as_ref()
+            .map_or_else(|| "its first call has ended".into(), |at| at.0.to_string());
+        let refused = calling::refusal_of(request).map(ToOwned::to_owned);
+        let said = self.said_to(request);
+        let name_of = |uid: &str| pods::name_of(self.seen, uid);
+        let mut whom = self
+            .tally(request)
+            .in_words("acknowledged", name_of)
+            .unwrap_or_else(|| "waiting for the app's acknowledgement".into());
+        if let Some(failures) = quorum::failures(&said, name_of) {
+            whom = format!("{whom}; {failures}");
+        }
+        let message = format!(
+            "{workload} {}; {whom} until {until}, round {} of {}",
+            why(request.trigger),
+            request.round,
+            request.terms.retries + 1
+        );
+        self.status.phase = Some(match request.trigger {
+            Trigger::Stop => Phase::Stopping,
+            Trigger::Delete | Trigger::Complete => Phase::Waiting,
+        });
+        self.find(Finding::yes(
+            ConditionType::Blocking,
+            Reason::AwaitingAcknowledgement,
+            message.clone(),
+        ));
+        self.find(match refused {
+            Some(code) => Finding::no(
+                ConditionType::Ready,
+                Reason::ShutdownServiceRefused,
+                format!("the app answered {code} to the shutdown call: correct spec.shutdown.callOut.service (port, path). {message}"),
+            ),
+            None if pods::only_host_network(self.seen) => Finding::no(
+                ConditionType::Ready,
+                Reason::NobodyToCall,
+                format!("pods with hostNetwork are not called, their address is a node's. {message}"),
+            ),
+            None => Finding::yes(ConditionType::Ready, Reason::AwaitingAcknowledgement, message),
+        });
+        self.keep(ConditionType::Armed);
+    }
+
+    pub(super) fn change_request(&mut self, change: impl FnOnce(&mut ShutdownRequest)) {
+        if let Some(request) = &mut self.status.request {
+            change(request);
+        }
+    }
+}
+
+/// The round's calls, and with them its deadline, are to be made anew.
+fn begin_round(request: &mut ShutdownRequest) {
+    request.deadline = None;
+    request.last_attempt = None;
+    request.attempts = 0;
+    request.called_pods.clear();
+}
+
+/// What is to become of the workload.
+fn why(purpose: Trigger) -> &'static str {
+    match purpose {
+        Trigger::Delete => "is being deleted",
+        Trigger::Stop => "is to be stopped",
+        Trigger::Complete => "ran to completion, and its shutdown comes first",
+    }
+}
+
+/// What waits for the app.
+fn aim(purpose: Trigger) -> &'static str {
+    match purpose {
+        Trigger::Delete => "the removal",
+        Trigger::Stop => "the stop",
+        Trigger::Complete => "the end",
+    }
+}
+
+/// The same asking has the same id, whichever process asks and however often.
+fn request_id(workload_uid: &str, trigger: Trigger, ordinal: i64) -> String {
+    let digest = Sha256::digest(format!("{workload_uid}/{trigger:?}/{ordinal}"));
+    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
