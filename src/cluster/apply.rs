@@ -339,20 +339,20 @@ impl Writer {
         Ok(Fact::CanaryGone(name.to_owned()))
     }
 
-    /// Takes a canary's finalizer off and deletes it.
+    /// Deletes a canary, then takes its finalizer off: until the last write it is found by that.
     pub async fn drop_canary(&self, namespace: &str, canary: &ConfigMap) -> Result<(), Error> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let deleted = self.deleted(&api, &canary.metadata).await;
+        match deleted {
+            // Without label and finalizer our own policy keeps us from it; it is nobody's burden.
+            Err(error) if error.code() == 403 => {}
+            done => done?,
+        }
         if let Some(patch) = without_finalizer(&canary.metadata, names::CANARY_FINALIZER) {
             self.patched(&api, "ConfigMap", &canary.metadata, patch)
                 .await?;
         }
-        let deleted = self.deleted(&api, &canary.metadata).await;
-        match deleted {
-            // Without its labels our own policy keeps us from it; without its finalizer it is
-            // nobody's burden.
-            Err(error) if error.code() == 403 => Ok(()),
-            done => done,
-        }
+        Ok(())
     }
 
     /// Server-side apply of injection and finalizer to a workload.
