@@ -8,9 +8,11 @@ use std::time::Duration;
 use crate::cluster::Class;
 
 const FIRST: Duration = Duration::from_secs(1);
-const MOST: Duration = Duration::from_secs(60);
+/// Once what was wrong is over, all is well within ten seconds; and until then an object costs no
+/// more than ten tries a minute.
+const MOST: Duration = Duration::from_secs(8);
 /// Somebody was faster: the cache needs a moment to hear of it.
-const CONFLICT: Duration = Duration::from_millis(100);
+const CONFLICT: Duration = Duration::from_millis(250);
 
 /// Errors in a row, by object.
 #[derive(Debug, Default)]
@@ -32,9 +34,9 @@ impl<K: Hash + Eq> Backoff<K> {
         let count = failures.entry(object).or_insert(0);
         *count = count.saturating_add(1);
         match class {
-            Class::Conflict => CONFLICT.saturating_mul(1 << (*count).min(8)).min(MOST),
+            Class::Conflict => CONFLICT.saturating_mul(1 << (2 * (*count - 1)).min(8)).min(MOST),
             Class::Retry => FIRST.saturating_mul(1 << (*count - 1).min(6)).min(MOST),
-            Class::User | Class::Bug => FIRST.saturating_mul(1 << (*count + 2).min(6)).min(MOST),
+            Class::User | Class::Bug => MOST,
         }
     }
 
@@ -54,8 +56,8 @@ pub struct Reopen {
     failures: u32,
 }
 
-const REOPEN_FIRST: Duration = Duration::from_millis(200);
-const REOPEN_MOST: Duration = Duration::from_secs(4);
+const REOPEN_FIRST: Duration = Duration::from_millis(500);
+const REOPEN_MOST: Duration = Duration::from_secs(8);
 
 impl Iterator for Reopen {
     type Item = Duration;
@@ -89,6 +91,19 @@ mod tests {
         assert!(waits.iter().all(|wait| *wait <= REOPEN_MOST), "{waits:?}");
         reopen.reset();
         assert!(reopen.next() <= Some(REOPEN_FIRST));
+    }
+
+    #[test]
+    fn no_class_costs_more_than_ten_tries_a_minute() {
+        for class in [Class::Conflict, Class::Retry, Class::User, Class::Bug] {
+            let backoff = Backoff::new();
+            let (mut tries, mut passed) = (0, Duration::ZERO);
+            while passed < Duration::from_secs(60) {
+                tries += 1;
+                passed += backoff.after("a", class);
+            }
+            assert!(tries <= 10, "{class:?}: {tries}");
+        }
     }
 
     #[test]

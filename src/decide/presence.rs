@@ -17,7 +17,7 @@ use crate::api::status::{AckResult, Phase};
 use crate::api::{HookKind, names};
 
 /// How long after a refusal that only a person can mend it is tried again.
-const AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(30);
+const AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(8);
 /// So many injections into one workload within some minutes are a quarrel.
 const CONTESTED_AFTER: usize = 4;
 
