@@ -189,7 +189,7 @@ END
 nohup sh /tmp/try.sh > /dev/null 2>&1 &"#;
 
 /// An acknowledgement that meets no operator yet is sent again, as an app does.
-async fn counts_in_the_end(app: &App) -> Answer {
+pub async fn counts_in_the_end(app: &App) -> Answer {
     until("an acknowledgement that counts", SOON, async || {
         let answer = app.acknowledge(HookKind::Shutdown).await;
         match answer.code {

@@ -32,6 +32,7 @@ mod startup;
 mod stopped;
 mod support;
 mod sweep;
+mod undo;
 mod unreadable;
 mod ways_out;
 
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         replicas::stories(),
         unreadable::stories(),
         crash::stories(),
+        undo::stories(),
         // Last: the operator has been taken away in it, with everything.
         release_all::stories(),
     ];

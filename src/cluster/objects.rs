@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::api::{DependentKind, KrakeHook, KrakeHookStatus, names};
+use crate::api::{KrakeHook, KrakeHookStatus, names};
 use crate::decide::Seen;
 use crate::decide::seen::Dependent;
 
@@ -105,7 +105,7 @@ pub fn canary(seen: &Seen, workload_uid: &str) -> Value {
 
 /// The guard on what a workload made, or an empty apply that takes it off.
 ///
-/// A pod gets the hook's label with it: what was not injected is found by that, too, and told by the
+/// The hook's label comes with it: what was not injected is found by that, too, and told by the
 /// watches.
 pub fn guarded(namespace: &str, dependent: &Dependent, by: Option<(&str, Value)>) -> Value {
     let mut patch = json!({
@@ -115,9 +115,7 @@ pub fn guarded(namespace: &str, dependent: &Dependent, by: Option<(&str, Value)>
     });
     if let Some((hook, reference)) = by {
         patch["metadata"]["ownerReferences"] = json!([reference]);
-        if dependent.kind == DependentKind::Pod {
-            patch["metadata"]["labels"] = json!({names::HOOK_LABEL: hook});
-        }
+        patch["metadata"]["labels"] = json!({names::HOOK_LABEL: hook});
     }
     patch
 }

@@ -16,11 +16,10 @@ use kube::{Client, ResourceExt};
 
 use super::addresses::Addresses;
 use super::{Act, Error};
-use crate::api::{
-    DependentKind, HookCertificate, HookGuard, HookKind, KrakeHook, WorkloadKind, names,
-};
+use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
+use crate::decide::bare;
 use crate::decide::pods::has_ours;
-use crate::decide::seen::{CallsMade, Secrets, has_finalizer, is_owned_by};
+use crate::decide::seen::{CallsMade, Secrets, controller_of, has_finalizer, is_owned_by};
 use crate::decide::{Seen, Workload};
 
 /// What watches have heard.
@@ -127,39 +126,46 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
     if deciding {
         look_live(client, &mut seen).await?;
         seen.never_called = caches.addresses.never_called(&caches.services);
-    } else if let Some(workload) = &seen.workload
-        && may_have_bare_pods(workload, hook, &seen.pods)
-    {
-        seen.pods = pods_of(client, workload, seen.pods.clone()).await?;
+    } else {
+        add_bare(client, &mut seen).await?;
     }
     Ok(seen)
 }
 
-/// Whether a workload that is to be held may have pods without a hook's label, of which no watch
-/// tells until they are guarded: those into which nothing is injected, or was not yet.
-fn may_have_bare_pods(workload: &Workload, hook: &KrakeHook, known: &[Pod]) -> bool {
-    let traits = workload.traits();
-    traits.guarded == Some(DependentKind::Pod)
-        && hook.spec.enables(HookKind::Shutdown)
-        && (!workload.is_changeable() || workload.pods.current > known.len())
-}
-
-/// Pods, live, that a workload has made, with those that are known already.
-async fn pods_of(
-    client: &Client,
-    workload: &Workload,
-    mut known: Vec<Pod>,
-) -> Result<Vec<Pod>, Error> {
+/// Adds, live, what the workload has made without the hook's label, if it may have.
+async fn add_bare(client: &Client, seen: &mut Seen) -> Result<(), Error> {
+    let Some(workload) = &seen.workload else {
+        return Ok(());
+    };
     let namespace = workload.metadata.namespace.as_deref().unwrap_or_default();
     let uid = workload.metadata.uid.as_deref().unwrap_or_default();
-    let mut made = pods(client, namespace, &selector(&workload.selector)).await?;
-    made.retain(|pod| is_owned_by(&pod.metadata, uid));
-    known.retain(|pod| {
-        made.iter()
-            .all(|other| other.metadata.uid != pod.metadata.uid)
-    });
-    made.extend(known);
-    Ok(made)
+    let labels = selector(&workload.selector);
+    if bare::may_have_sets(seen, workload) {
+        let made = replica_sets(client, namespace, &labels).await?;
+        let mut made: Vec<_> = made.into_iter().filter(|s| is_owned_by(s, uid)).collect();
+        seen.replica_sets.retain(|known| !has(&made, known));
+        seen.replica_sets.append(&mut made);
+    }
+    if bare::may_have_pods(seen, workload) {
+        let made = pods(client, namespace, &labels).await?;
+        let sets = &seen.replica_sets;
+        let of_a_set = |pod: &Pod| {
+            controller_of(&pod.metadata)
+                .is_some_and(|owner| sets.iter().any(|set| set.uid.as_ref() == Some(&owner.uid)))
+        };
+        let mut made: Vec<_> = made
+            .into_iter()
+            .filter(|pod| is_owned_by(&pod.metadata, uid) || of_a_set(pod))
+            .collect();
+        let found: Vec<_> = made.iter().map(|pod| pod.metadata.clone()).collect();
+        seen.pods.retain(|known| !has(&found, &known.metadata));
+        seen.pods.append(&mut made);
+    }
+    Ok(())
+}
+
+fn has(some: &[ObjectMeta], one: &ObjectMeta) -> bool {
+    some.iter().any(|other| other.uid == one.uid)
 }
 
 /// The workload, live. There is none of a kind that only another version knows.
@@ -203,15 +209,15 @@ pub fn read(kind: WorkloadKind, object: DynamicObject) -> Result<Workload, kube:
     Workload::read(kind, object.metadata, &object.data).map_err(kube::Error::SerdeError)
 }
 
-/// ReplicaSets, live, that carry the label of a hook of this name.
+/// ReplicaSets, live, that match a label selector.
 pub async fn replica_sets(
     client: &Client,
     namespace: &str,
-    hook: &str,
+    labels: &str,
 ) -> Result<Vec<ObjectMeta>, Error> {
     let api: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
     let found = api
-        .list_metadata(&of_hook(hook))
+        .list_metadata(&ListParams::default().labels(labels))
         .await
         .map_err(Error::of(Act::List, format!("ReplicaSets in {namespace}")))?;
     Ok(found.items.into_iter().map(|set| set.metadata).collect())
@@ -290,7 +296,7 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
         .filter(|selector| !selector.is_empty());
     let labels = hook_selector(&hook);
     let (sets, own, canaries, callable) = futures::try_join!(
-        replica_sets(client, &namespace, &hook),
+        replica_sets(client, &namespace, &labels),
         pods(client, &namespace, &labels),
         canaries(client, &namespace, &hook, &uid),
         async {
@@ -301,12 +307,8 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
         },
     )?;
     seen.replica_sets = sets;
-    seen.pods = match &seen.workload {
-        Some(workload) if may_have_bare_pods(workload, &seen.hook, &own) => {
-            pods_of(client, workload, own).await?
-        }
-        _ => own,
-    };
+    seen.pods = own;
+    add_bare(client, seen).await?;
     seen.canaries = canaries;
     seen.callable = callable;
     seen.lost_nodes = lost_nodes(client, seen).await?;
@@ -366,10 +368,6 @@ fn rival(caches: &Caches, hook: &KrakeHook) -> Option<String> {
 fn service_name(hook: &KrakeHook) -> Option<&str> {
     let call_out = hook.spec.shutdown.as_ref()?.call_out.as_ref()?;
     Some(&call_out.service.as_ref()?.name)
-}
-
-fn of_hook(hook: &str) -> ListParams {
-    ListParams::default().labels(&hook_selector(hook))
 }
 
 fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a String> {

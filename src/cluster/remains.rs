@@ -48,7 +48,7 @@ pub async fn look(client: &Client, guard: &HookGuard) -> Result<Remains, Error> 
     let kind = guard.spec.workload.known_kind();
     let (workload, sets, pods, canaries) = futures::try_join!(
         workload(client, kind, namespace, &guard.spec.workload.name),
-        replica_sets(client, namespace, &hook.name),
+        replica_sets(client, namespace, &labels),
         pods(client, namespace, &labels),
         canaries(client, namespace, &hook.name, &hook.uid),
     )?;

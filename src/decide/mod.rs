@@ -24,6 +24,7 @@
 
 pub mod ack;
 pub mod asking;
+pub mod bare;
 pub mod calling;
 pub mod certificate;
 pub mod completion;

@@ -58,6 +58,14 @@ pub fn any_without(seen: &Seen, stamp: &str) -> bool {
         .any(|pod| !inject::carries_stamp(&pod.metadata, stamp))
 }
 
+/// Whether there is a live pod that has nothing of this hook.
+pub fn any_bare(seen: &Seen) -> bool {
+    seen.pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod))
+        .any(|pod| !has_ours(seen, pod))
+}
+
 /// How many live pods have what is injected now, and how many the workload has in all.
 pub fn injected(seen: &Seen, workload: &Workload, stamp: &str) -> (usize, usize) {
     let counts_leaving = workload.traits().counts_leaving;
@@ -222,7 +230,8 @@ fn reached<'a>(seen: &'a Seen, workload_uid: &'a str) -> impl Iterator<Item = &'
         })
 }
 
-fn is_finished(pod: &Pod) -> bool {
+/// Whether all its containers have ended for good.
+pub(super) fn is_finished(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }

@@ -630,15 +630,24 @@ impl Plan<'_> {
         self.keep(ConditionType::CertificateReady);
     }
 
-    /// Keeps what was said about arming, unless somebody has taken the finalizer off meanwhile.
+    /// Keeps what was said about arming, unless it is no longer so.
     fn keep_armed(&mut self, workload: &Workload) {
-        let armed = condition::is_true(&self.status.conditions, ConditionType::Armed);
-        if armed && !has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER) {
-            self.find(Finding::no(
-                ConditionType::Armed,
-                Reason::Arming,
-                "the finalizer was taken off the workload: a removal will not wait",
-            ));
+        if !self.seen.hook.spec.enables(HookKind::Shutdown) {
+            return;
+        }
+        let not_any_more = if !has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER) {
+            Some("the finalizer was taken off the workload: a removal will not wait")
+        } else if workload.is_changeable() && pods::any_bare(self.seen) {
+            Some(
+                "pods run that cannot acknowledge, because what was injected was taken out of the template: a removal will not wait for them",
+            )
+        } else {
+            None
+        };
+        if condition::is_true(&self.status.conditions, ConditionType::Armed)
+            && let Some(message) = not_any_more
+        {
+            self.find(Finding::no(ConditionType::Armed, Reason::Arming, message));
         }
         self.keep(ConditionType::Armed);
     }

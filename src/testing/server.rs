@@ -7,7 +7,7 @@ use super::build::NAMESPACE;
 use super::world::{Propagation, World, mark_deleted};
 use crate::api::kind::Change;
 use crate::api::status::TokenSecret;
-use crate::api::{DependentKind, KrakeHookStatus, names};
+use crate::api::{KrakeHookStatus, names};
 use crate::cluster::objects;
 use crate::decide::pods::guard_uid;
 use crate::decide::seen::{Dependent, Refusal, has_finalizer};
@@ -182,10 +182,8 @@ impl World {
         owners.retain(|owner| owner.kind != "HookGuard");
         if let Some((hook, owner)) = by {
             owners.push(serde_json::from_value(owner).expect("an owner"));
-            if dependent.kind == DependentKind::Pod {
-                let labels = meta.labels.get_or_insert_default();
-                labels.insert(names::HOOK_LABEL.into(), hook.into());
-            }
+            let labels = meta.labels.get_or_insert_default();
+            labels.insert(names::HOOK_LABEL.into(), hook.into());
         }
         meta.resource_version = Some(version);
         Ok(Fact::Dependent(dependent.kind, Box::new(meta.clone())))

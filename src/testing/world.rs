@@ -15,9 +15,10 @@ use super::build::{self, Build, NAME};
 use super::merge;
 use crate::api::kind::{Change, Stop, WorkloadKind};
 use crate::api::status::{AckResult, TokenSecret};
-use crate::api::{DependentKind, HookCertificate, HookGuard, HookKind, KrakeHook, names};
+use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, names};
 use crate::decide;
 use crate::decide::ack::{self, Incoming, Look, Verdict};
+use crate::decide::bare;
 use crate::decide::farewell::Remains;
 use crate::decide::seen::{CallsMade, Seen, has_finalizer, is_owned_by};
 
@@ -338,11 +339,11 @@ impl World {
         let service = called.and_then(|c| c.service.as_ref()).map(|s| &s.name);
         let selector = hook.status.as_ref().and_then(|s| s.call_out.as_ref());
         let selector = selector.map(|c| c.selector.clone());
-        Some(Seen {
+        let mut seen = Seen {
             rival: rival.and_then(|other| other.metadata.name.clone()),
             workload: self.workload(&hook.spec.workload.name),
             replica_sets: self.labelled_sets(name),
-            pods: self.pods_seen(name, &hook.spec.workload.name),
+            pods: self.labelled_pods(name),
             lost_nodes: Vec::new(),
             guard: self.guards.get(&uid).cloned(),
             config_map: self.config_maps.get(&object).cloned(),
@@ -368,7 +369,9 @@ impl World {
             token: None,
             refusal: None,
             hook,
-        })
+        };
+        self.add_bare(&mut seen);
+        Some(seen)
     }
 
     /// What the guard controller sees of a guard whose hook is gone.
@@ -458,15 +461,30 @@ impl World {
             .collect()
     }
 
-    /// Those with the label; and those without that a workload has made itself, by owner.
-    fn pods_seen(&self, hook: &str, workload: &str) -> Vec<Pod> {
-        let bare = self.workloads.get(workload);
-        let bare = bare.filter(|w| w.kind.traits().guarded == Some(DependentKind::Pod));
-        let uid = bare.and_then(|w| w.meta.uid.as_deref());
-        let pods = self.pods.values().filter(|pod| {
-            has_label(&pod.metadata, hook) || uid.is_some_and(|uid| is_owned_by(&pod.metadata, uid))
-        });
-        pods.cloned().collect()
+    /// What the workload has made without the hook's label, if it may have.
+    fn add_bare(&self, seen: &mut Seen) {
+        let Some(workload) = seen.workload.clone() else {
+            return;
+        };
+        let uid = workload.metadata.uid.as_deref().unwrap_or_default();
+        let name = seen.hook_name().to_owned();
+        if bare::may_have_sets(seen, &workload) {
+            let sets = self.replica_sets.values().map(|set| &set.metadata);
+            let made = sets.filter(|meta| is_owned_by(meta, uid) && !has_label(meta, &name));
+            seen.replica_sets.extend(made.cloned());
+        }
+        if bare::may_have_pods(seen, &workload) {
+            let sets = seen
+                .replica_sets
+                .iter()
+                .filter_map(|set| set.uid.as_deref());
+            let owners: Vec<_> = sets.chain([uid]).collect();
+            let made = self.pods.values().filter(|pod| {
+                let meta = &pod.metadata;
+                !has_label(meta, &name) && owners.iter().any(|owner| is_owned_by(meta, owner))
+            });
+            seen.pods.extend(made.cloned());
+        }
     }
 
     fn canaries(&self, hook_uid: &str) -> Vec<ConfigMap> {

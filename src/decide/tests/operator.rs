@@ -154,6 +154,12 @@ impl Operator {
             let called = self.finish_calls();
             self.settle();
             if self.world.version == before && !called {
+                let guarded = !self.witness.armed || all_guarded(&self.world);
+                assert!(
+                    guarded,
+                    "armed, and not all guarded: {}",
+                    self.world.summary()
+                );
                 return next;
             }
         }
@@ -455,14 +461,24 @@ impl Witness {
     }
 }
 
-/// Whether every pod carries a guard, or its ReplicaSet does.
+/// Whether every pod carries a guard, or its ReplicaSet does; and every ReplicaSet that the workload
+/// has made, also at zero replicas.
 fn all_guarded(world: &World) -> bool {
+    let workload = world
+        .workloads
+        .get(NAME)
+        .and_then(|w| w.meta.uid.as_deref());
+    let made = |meta: &ObjectMeta| workload.is_some_and(|uid| is_owned_by(meta, uid));
+    let sets_are = world
+        .replica_sets
+        .values()
+        .all(|set| is_guarded(&set.metadata) || !made(&set.metadata));
     let by_a_set = |pod: &ObjectMeta| {
         let mut sets = world.replica_sets.values().map(|set| &set.metadata);
         sets.any(|set| is_guarded(set) && is_owned_by(pod, set.uid.as_deref().unwrap_or_default()))
     };
     let mut pods = world.pods.values().map(|pod| &pod.metadata);
-    pods.all(|pod| is_guarded(pod) || by_a_set(pod))
+    sets_are && pods.all(|pod| is_guarded(pod) || by_a_set(pod))
 }
 
 /// Whether something has happened for which armed pods may go.

@@ -230,6 +230,15 @@ pub fn replace(world: &mut World) {
     });
 }
 
+/// Past the injection: the template is what it was, and the finalizer stays.
+pub fn undo(world: &mut World) {
+    world.edit_workload(|workload| {
+        if let Some(applied) = &mut workload.applied {
+            applied.as_object_mut().expect("a patch").remove("spec");
+        }
+    });
+}
+
 pub fn tear_workload(world: &mut World) {
     world.torn = true;
     world.edit_workload(|workload| {
@@ -322,12 +331,12 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "hook, then workload",
         steps: &[hook, workload],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "workload, then hook",
         steps: &[workload, hook],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "complete only",
@@ -362,7 +371,7 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "completed, created again",
         steps: &[workload, hook, complete, workload],
-        end: "trainer: Armed [\"Completed\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Completed\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "background, acknowledged",
@@ -432,7 +441,7 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "two have to acknowledge, and one does",
         steps: &[workload, two_hook, background, acknowledge, half_a_minute],
-        end: "trainer: Retained [\"Retained\"]; Deployment trainer injected held deleting; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Retained [\"Retained\"]; Deployment trainer injected held deleting; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "two have to acknowledge, and do, one of them late",
@@ -495,7 +504,7 @@ pub const STORIES: &[Story] = &[
             half_a_minute,
             half_a_minute,
         ],
-        end: "trainer: Retained [\"Retained\"]; Deployment trainer injected held deleting; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Retained [\"Retained\"]; Deployment trainer injected held deleting; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "retained, then a late acknowledgement",
@@ -570,7 +579,7 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "orphaned, workload created again",
         steps: &[workload, hook, orphan, workload],
-        end: "trainer: Armed [\"Orphaned\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Orphaned\"]; Deployment trainer injected held; 2 pods; 3 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "hook deleted",
@@ -605,12 +614,12 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "hook created again",
         steps: &[workload, hook, delete_hook, half_a_minute, hook],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 3 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "workload created again after a removal",
         steps: &[workload, hook, foreground, acknowledge, workload],
-        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "and removed again",
@@ -655,7 +664,7 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "disabled, enabled",
         steps: &[workload, hook, disable, enable],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "disabled while it waits",
@@ -685,7 +694,7 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "workload's finalizer torn off",
         steps: &[workload, hook, tear_workload],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "workload's finalizer torn off in a hold",
@@ -710,17 +719,27 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "hook's finalizer torn off, hook created again",
         steps: &[workload, hook, delete_hook, tear_hook, hook],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 3 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "a rollout while armed",
         steps: &[workload, hook, new_image],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 3 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "replaced as a whole",
         steps: &[workload, hook, replace],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
+    },
+    Story {
+        name: "undone past the injection",
+        steps: &[workload, hook, undo],
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
+    },
+    Story {
+        name: "undone past the injection, which is then refused, then a removal",
+        steps: &[workload, hook, refuse_injection, undo, foreground],
+        end: "trainer: Released [\"NothingRunning\"]; 1 guards",
     },
     Story {
         name: "the API server refuses the injection",
@@ -736,7 +755,7 @@ pub const STORIES: &[Story] = &[
             allow_injection,
             half_a_minute,
         ],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "the Secret is somebody else's",
@@ -746,7 +765,7 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "somebody else's, then freed",
         steps: &[take_secret, workload, hook, free_secret, half_a_minute],
-        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "a conflict after arming, then a removal",
@@ -762,12 +781,12 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "two hooks",
         steps: &[workload, hook, rival],
-        end: "trainer: Armed []; younger: Pending []; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; younger: Pending []; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "two hooks, the older deleted",
         steps: &[workload, hook, rival, delete_hook, half_a_minute],
-        end: "younger: Armed []; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "younger: Armed []; Deployment trainer injected held; 2 pods; 3 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "adopted by a twin",
@@ -823,6 +842,7 @@ pub const ACTS: &[Step] = &[
     new_image,
     conflicting_container,
     replace,
+    undo,
     tear_workload,
     delete_service,
     refuse_injection,
