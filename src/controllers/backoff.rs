@@ -34,7 +34,9 @@ impl<K: Hash + Eq> Backoff<K> {
         let count = failures.entry(object).or_insert(0);
         *count = count.saturating_add(1);
         match class {
-            Class::Conflict => CONFLICT.saturating_mul(1 << (2 * (*count - 1)).min(8)).min(MOST),
+            Class::Conflict => CONFLICT
+                .saturating_mul(1 << (2 * (*count - 1)).min(8))
+                .min(MOST),
             Class::Retry => FIRST.saturating_mul(1 << (*count - 1).min(6)).min(MOST),
             Class::User | Class::Bug => MOST,
         }
