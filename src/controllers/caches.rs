@@ -1,7 +1,8 @@
 //! The watches, each once, and which hook a change belongs to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
 use futures::{Stream, StreamExt, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -24,6 +25,7 @@ use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::addresses::{self, Addresses};
 use crate::cluster::observe::{self, Caches};
+use crate::decide::news;
 use crate::metrics::Metrics;
 
 /// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
@@ -131,9 +133,7 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         })
         .collect();
     let changes = [
-        touched(&mut synced, hooks, |hook: &KrakeHook| {
-            vec![ObjectRef::from_obj(hook)]
-        }),
+        touched(&mut synced, hooks, by_news(&caches.hooks)),
         touched(
             &mut synced,
             watcher(
@@ -297,6 +297,30 @@ fn matching(
         .iter()
         .map(|hook| ObjectRef::from_obj(hook.as_ref()))
         .collect()
+}
+
+/// The hook itself, if there is news of it.
+fn by_news(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&KrakeHook) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    let told = Mutex::new(HashMap::new());
+    move |hook| {
+        let object = ObjectRef::from_obj(hook);
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = news::fingerprint(hook);
+        let before = if hooks.get(&object).is_some() {
+            told.insert(object.clone(), now)
+        } else {
+            told.remove(&object);
+            None
+        };
+        if before == Some(now) {
+            Vec::new()
+        } else {
+            vec![object]
+        }
+    }
 }
 
 /// Other hooks for the same workload.

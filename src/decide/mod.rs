@@ -34,6 +34,7 @@ pub mod hook;
 pub mod inject;
 pub mod lease;
 pub mod mend;
+pub mod news;
 pub mod pods;
 pub mod presence;
 pub mod quorum;
