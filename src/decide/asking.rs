@@ -25,7 +25,7 @@ impl Plan<'_> {
         }
         self.keep(ConditionType::Injected);
         self.keep(ConditionType::CertificateReady);
-        self.keep(ConditionType::Armed);
+        self.keep_armed(workload);
         let answer = self.ask(workload, purpose);
         if let Hold::Release(outcome, message) = answer {
             self.close_for(workload, purpose, outcome, &message);

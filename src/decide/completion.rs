@@ -111,7 +111,7 @@ impl Plan<'_> {
                     return true;
                 }
                 self.report_completed(workload);
-                self.keep(ConditionType::Armed);
+                self.keep_armed(workload);
                 self.keep(ConditionType::Injected);
                 self.then.push(Effect::DeleteWorkload {
                     uid: uid_of(&workload.metadata),
@@ -168,7 +168,7 @@ impl Plan<'_> {
         if !old.is_empty() {
             self.then.push(Effect::Prune(old));
             self.report_completed(workload);
-            self.keep(ConditionType::Armed);
+            self.keep_armed(workload);
             self.keep(ConditionType::Injected);
             self.keep(ConditionType::CertificateReady);
             return true;

@@ -56,6 +56,7 @@ mod tests {
             request: None,
             workload_uid: "workload".into(),
             action: None,
+            policy: None,
             result: AckResult::Success,
             message: Some(message.into()),
             certificate: None,

@@ -136,10 +136,7 @@ impl Plan<'_> {
             return;
         }
         if self.was_rejected() {
-            self.findings.remove(&ConditionType::Ready);
-            self.findings.remove(&ConditionType::Injected);
-            self.keep(ConditionType::Ready);
-            self.keep(ConditionType::Injected);
+            self.keep_told();
         }
         let patch = inject::ejection(workload, false);
         self.then.push(Effect::ApplyInjection(patch));
@@ -366,10 +363,18 @@ impl Plan<'_> {
     fn try_again(&mut self, workload: &Workload, injection: &Injection, wants_hold: bool) {
         self.guard_dependents(workload);
         self.keep_armed(workload);
-        self.keep(ConditionType::Ready);
-        self.keep(ConditionType::Injected);
+        self.keep_told();
         let patch = injection.patch(workload, wants_hold);
         self.then.push(Effect::ApplyInjection(patch));
+    }
+
+    /// Keeps what people were told before, whatever was found since.
+    fn keep_told(&mut self) {
+        self.status.phase = self.seen.status().phase;
+        for kind in [ConditionType::Ready, ConditionType::Injected] {
+            self.findings.remove(&kind);
+            self.keep(kind);
+        }
     }
 
     /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly.
@@ -609,7 +614,6 @@ impl Plan<'_> {
         // stays armed.
         if let Some(workload) = &self.seen.workload {
             self.guard_dependents(workload);
-            self.keep_armed(workload);
         }
         self.tell_refusal(reason, message);
     }
@@ -626,12 +630,15 @@ impl Plan<'_> {
         self.status.phase = Some(Phase::Pending);
         self.find(Finding::no(ConditionType::Ready, reason, message));
         self.find(Finding::no(ConditionType::Injected, reason, message));
-        self.keep(ConditionType::Armed);
+        match &self.seen.workload {
+            Some(workload) => self.keep_armed(workload),
+            None => self.keep(ConditionType::Armed),
+        }
         self.keep(ConditionType::CertificateReady);
     }
 
     /// Keeps what was said about arming, unless it is no longer so.
-    fn keep_armed(&mut self, workload: &Workload) {
+    pub(super) fn keep_armed(&mut self, workload: &Workload) {
         if !self.seen.hook.spec.enables(HookKind::Shutdown) {
             return;
         }

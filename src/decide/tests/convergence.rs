@@ -178,16 +178,28 @@ proptest! {
 /// Sequences that were found to end badly once, by the search above.
 #[test]
 fn sequences_that_once_ended_badly() {
-    let found: [&[Step]; 4] = [
-        &[stories::hook, stories::refuse_injection, stories::disable],
-        &[stories::background, stories::replace],
-        &[stories::delete_hook, stories::replace, stories::background],
-        &[stories::refuse_injection, stories::replace],
+    use stories::{
+        background, complete, conflicting_container, delete_hook, disable, hook, new_image,
+        no_shutdown, refuse_injection, replace, replace_first_pod, scaling_hook, stop,
+        tear_workload, undo,
+    };
+    let found: [(Step, &[Step]); 8] = [
+        (hook, &[hook, refuse_injection, disable]),
+        (hook, &[background, replace]),
+        (hook, &[delete_hook, replace, background]),
+        (hook, &[refuse_injection, replace]),
+        (hook, &[delete_hook, no_shutdown, undo]),
+        (hook, &[stop, tear_workload, new_image]),
+        (hook, &[conflicting_container, no_shutdown, replace, hook]),
+        (
+            scaling_hook,
+            &[refuse_injection, replace_first_pod, complete, no_shutdown],
+        ),
     ];
-    for acts in found {
+    for (hook, acts) in found {
         for (tls, eager) in [(false, false), (true, false), (false, true), (true, true)] {
             for kind in held_kinds() {
-                ends_well(stories::hook, acts, kind, None, tls, eager).unwrap();
+                ends_well(hook, acts, kind, None, tls, eager).unwrap();
             }
         }
     }

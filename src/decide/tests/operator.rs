@@ -414,7 +414,11 @@ impl Witness {
         let deleting = workload.is_some_and(|w| w.meta.deletion_timestamp.is_some());
         let stopping = hook.is_some_and(|hook| !deleting && is_to_rest(hook));
         // Somebody's own change replaces pods, and so does ours when the hook is to keep out.
-        let shape = workload.map(|w| (w.written["template"].clone(), w.applied.is_some()));
+        let shape = workload.map(|w| {
+            let applied = w.applied.as_ref();
+            let injected = applied.is_some_and(|a| a.get("spec").is_some());
+            (w.written["template"].clone(), injected)
+        });
         let leaving = hook.is_none_or(|hook| hook.metadata.deletion_timestamp.is_some());
         if stopping && (shape != self.shape || leaving) {
             self.promise = None;
@@ -461,24 +465,18 @@ impl Witness {
     }
 }
 
-/// Whether every pod carries a guard, or its ReplicaSet does; and every ReplicaSet that the workload
-/// has made, also at zero replicas.
+/// Whether everything that the workload has made carries a guard: its pods, or its ReplicaSets, also
+/// those at zero replicas.
 fn all_guarded(world: &World) -> bool {
-    let workload = world
-        .workloads
-        .get(NAME)
-        .and_then(|w| w.meta.uid.as_deref());
-    let made = |meta: &ObjectMeta| workload.is_some_and(|uid| is_owned_by(meta, uid));
-    let sets_are = world
-        .replica_sets
-        .values()
-        .all(|set| is_guarded(&set.metadata) || !made(&set.metadata));
-    let by_a_set = |pod: &ObjectMeta| {
-        let mut sets = world.replica_sets.values().map(|set| &set.metadata);
-        sets.any(|set| is_guarded(set) && is_owned_by(pod, set.uid.as_deref().unwrap_or_default()))
+    let workload = world.workloads.get(NAME);
+    let Some(workload) = workload.filter(|w| w.kind.traits().guarded.is_some()) else {
+        return true;
     };
-    let mut pods = world.pods.values().map(|pod| &pod.metadata);
-    sets_are && pods.all(|pod| is_guarded(pod) || by_a_set(pod))
+    let uid = workload.meta.uid.as_deref().unwrap_or_default();
+    let sets = world.replica_sets.values().map(|set| &set.metadata);
+    let pods = world.pods.values().map(|pod| &pod.metadata);
+    let mut made = sets.chain(pods).filter(|meta| is_owned_by(meta, uid));
+    made.all(is_guarded)
 }
 
 /// Whether something has happened for which armed pods may go.

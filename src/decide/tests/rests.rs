@@ -11,22 +11,22 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "stopped",
         steps: &[workload, hook, stop, acknowledge],
-        end: "trainer: Stopped [\"Acknowledged\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Stopped [\"Acknowledged\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "stopped, never acknowledged",
         steps: &[workload, hook, stop, a_while],
-        end: "trainer: Stopped [\"TimedOut\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Stopped [\"TimedOut\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "stopped, and nobody is called",
         steps: &[workload, quiet_hook, stop, acknowledge],
-        end: "trainer: Stopped [\"Acknowledged\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Stopped [\"Acknowledged\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "stopped, and each has to acknowledge",
         steps: &[workload, all_hook, stop, acknowledge, acknowledge_second],
-        end: "trainer: Stopped [\"Acknowledged\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Stopped [\"Acknowledged\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "stopped without a shutdown hook",
@@ -36,17 +36,17 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "stopped, and started again",
         steps: &[workload, hook, stop, acknowledge, start],
-        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "stopped twice",
         steps: &[workload, hook, stop, acknowledge, start, stop, acknowledge],
-        end: "trainer: Stopped [\"Acknowledged\", \"Acknowledged\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Stopped [\"Acknowledged\", \"Acknowledged\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "a stop that is cancelled",
         steps: &[workload, hook, stop, start],
-        end: "trainer: Armed [\"Cancelled\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Cancelled\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "a stop that is retained, and acknowledged late",
@@ -58,12 +58,12 @@ pub const STORIES: &[Story] = &[
             half_a_minute,
             acknowledge,
         ],
-        end: "trainer: Stopped [\"Acknowledged\", \"Retained\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Stopped [\"Acknowledged\", \"Retained\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "a stop that is skipped",
         steps: &[workload, hook, stop, skip],
-        end: "trainer: Stopped [\"Skipped\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Stopped [\"Skipped\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "stopped, then deleted",
@@ -106,12 +106,12 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "stopped, and scaled up by somebody",
         steps: &[workload, hook, stop, acknowledge, scale_up],
-        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "the same, and started",
         steps: &[workload, hook, stop, acknowledge, scale_up, start],
-        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "the same, and deleted",
@@ -137,27 +137,27 @@ pub const STORIES: &[Story] = &[
             scale_down,
             start,
         ],
-        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Acknowledged\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "stopped, created again",
         steps: &[workload, hook, stop, acknowledge, background, workload],
-        end: "trainer: Stopped [\"NothingRunning\", \"NothingRunning\", \"Acknowledged\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Stopped [\"NothingRunning\", \"NothingRunning\", \"Acknowledged\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "stopped before there is a workload",
         steps: &[hook, stop, workload],
-        end: "trainer: Stopped [\"NothingRunning\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Stopped [\"NothingRunning\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "at zero anyway",
         steps: &[workload, hook, scale_down, stop, start],
-        end: "trainer: Armed []; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed []; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "completed, scaled to zero",
         steps: &[workload, scaling_hook, complete],
-        end: "trainer: Completed [\"Completed\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Completed [\"Completed\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "the same, deleted",
@@ -167,12 +167,12 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "completed, scaled up again",
         steps: &[workload, scaling_hook, complete, scale_up],
-        end: "trainer: Armed [\"Completed\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Completed\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "completed, scaled up again, and completed again",
         steps: &[workload, scaling_hook, complete, scale_up, complete],
-        end: "trainer: Completed [\"Completed\", \"Completed\"]; Deployment trainer injected held at zero; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Completed [\"Completed\", \"Completed\"]; Deployment trainer injected held at zero; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "completed, scaled up again, and deleted",
@@ -189,7 +189,7 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "completed, and that is all",
         steps: &[workload, noting_hook, complete],
-        end: "trainer: Completed [\"Completed\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Completed [\"Completed\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "completed, with a shutdown first",
@@ -209,7 +209,7 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "completed, with a shutdown first, created again",
         steps: &[workload, first_hook, complete, acknowledge, workload],
-        end: "trainer: Armed [\"Acknowledged\", \"Completed\"]; Deployment trainer injected held; 2 pods; 1 guarded; 1 canaries; 1 guards",
+        end: "trainer: Armed [\"Acknowledged\", \"Completed\"]; Deployment trainer injected held; 2 pods; 2 guarded; 1 canaries; 1 guards",
     },
     Story {
         name: "completed by one of two that have to say so",
