@@ -23,6 +23,7 @@ pub struct Readiness(Arc<Mutex<Vec<Part>>>);
 pub struct Part {
     name: &'static str,
     ready: Arc<AtomicBool>,
+    because: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Readiness {
@@ -31,17 +32,21 @@ impl Readiness {
         let part = Part {
             name,
             ready: Arc::default(),
+            because: Arc::default(),
         };
         self.parts().push(part.clone());
         part
     }
 
-    /// Names of the parts that are not ready.
-    pub fn missing(&self) -> Vec<&'static str> {
+    /// Names of the parts that are not ready, with the reason where one is known.
+    pub fn missing(&self) -> Vec<String> {
         self.parts()
             .iter()
             .filter(|part| !part.ready.load(Ordering::Acquire))
-            .map(|part| part.name)
+            .map(|part| match *part.reason() {
+                Some(reason) => format!("{} ({reason})", part.name),
+                None => part.name.to_owned(),
+            })
             .collect()
     }
 
@@ -54,6 +59,15 @@ impl Part {
     /// Says whether the part is ready.
     pub fn set(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Says why the part is not ready, or nothing more about it.
+    pub fn because(&self, reason: Option<&'static str>) {
+        *self.reason() = reason;
+    }
+
+    fn reason(&self) -> std::sync::MutexGuard<'_, Option<&'static str>> {
+        self.because.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -143,9 +157,10 @@ mod tests {
         port.set(true);
         assert_eq!(get("/readyz").await, (200, "ok\n".into()));
         cache.set(false);
+        cache.because(Some("AuthorityExpired"));
         assert_eq!(
             get("/readyz").await,
-            (503, "not ready: hook cache\n".into())
+            (503, "not ready: hook cache (AuthorityExpired)\n".into())
         );
         assert!(get("/metrics").await.1.ends_with("# EOF\n"));
         assert_eq!(get("/").await.0, 404);

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::api::krake_hook::OnTimeout;
 use crate::decide::lease::Periods;
-use crate::pki::KeyAlgorithm;
+use crate::pki::{KeyAlgorithm, is_endpoint_name};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -133,6 +133,12 @@ pub struct CertificatesConfig {
     pub duration_seconds: i64,
     /// Algorithm of the private keys. Default `ECDSA-P256`.
     pub key_algorithm: KeyAlgorithm,
+    /// How long an authority that the operator makes is valid, in seconds. Default 94694400 (1096
+    /// days). It is replaced before its end.
+    pub authority_duration_seconds: i64,
+    /// How long until every pod has been given what a ConfigMap or Secret says, in seconds. Default
+    /// 150: a kubelet looks once a minute, at what it may have kept for another one.
+    pub propagation_seconds: i64,
 }
 
 /// Which replica leads.
@@ -236,6 +242,29 @@ impl Config {
         )
     }
 
+    /// Every name by which a client may call the endpoint: those of its Service, the host of
+    /// `externalEndpoint`, and `extraNames`.
+    pub fn endpoint_names(&self, namespace: &str) -> Vec<String> {
+        let service = crate::api::names::SERVICE;
+        let mut all = vec![
+            format!("{service}.{namespace}.svc"),
+            format!("{service}.{namespace}.svc.cluster.local"),
+            format!("{service}.{namespace}"),
+            service.to_owned(),
+        ];
+        let external = self.callback.external_endpoint.parse::<hyper::Uri>();
+        // As in a URL, where an IPv6 address stands in brackets and a name may end with the root's dot.
+        let host = external.iter().filter_map(|uri| uri.host());
+        let host = host.map(|host| host.trim_start_matches('[').trim_end_matches([']', '.']));
+        let extra = self.callback.extra_names.iter().map(String::as_str);
+        for name in host.chain(extra) {
+            if !name.is_empty() && !all.iter().any(|known| known == name) {
+                all.push(name.to_owned());
+            }
+        }
+        all
+    }
+
     fn check(&self) -> Result<(), (&'static str, String)> {
         let range = |field, value: i64, least: i64, most: i64| {
             if (least..=most).contains(&value) {
@@ -269,6 +298,15 @@ impl Config {
             self.certificates.duration_seconds,
             600,
             31_536_000,
+        )?;
+        let propagation = self.certificates.propagation_seconds;
+        range("certificates.propagationSeconds", propagation, 1, 86_400)?;
+        // Prepared and retired within its own time, both with room to spare.
+        range(
+            "certificates.authorityDurationSeconds",
+            self.certificates.authority_duration_seconds,
+            (6 * propagation).max(120),
+            315_360_000,
         )?;
         if self.hooks.user.is_empty() || self.hooks.user.len() > 64 {
             return Err((
@@ -304,7 +342,8 @@ impl Config {
             }
         }
         self.check_election()?;
-        self.check_endpoint()
+        self.check_endpoint()?;
+        self.check_names()
     }
 
     /// A leader has to have stopped, by some margin, before another can begin.
@@ -362,6 +401,27 @@ impl Config {
             return Err((field, format!("{external:?} must not have a query")));
         }
         Ok(())
+    }
+}
+
+impl Config {
+    fn check_names(&self) -> Result<(), (&'static str, String)> {
+        let names = self.endpoint_names("n");
+        let Some(name) = names.iter().find(|name| !is_endpoint_name(name)) else {
+            return Ok(());
+        };
+        let field = if self.callback.extra_names.contains(name) {
+            "callback.extraNames"
+        } else {
+            "callback.externalEndpoint"
+        };
+        let problem = format!(
+            "{name:?} is neither a DNS name nor an IP address, so no certificate can be made for it"
+        );
+        match self.callback.tls.enabled {
+            true => Err((field, problem)),
+            false => Ok(()),
+        }
     }
 }
 
@@ -469,6 +529,8 @@ impl Default for CertificatesConfig {
         Self {
             duration_seconds: 7_776_000,
             key_algorithm: KeyAlgorithm::default(),
+            authority_duration_seconds: 94_694_400,
+            propagation_seconds: 150,
         }
     }
 }
@@ -523,6 +585,22 @@ mod tests {
                 "hooks: {complete: {certMountPath: tmp}}",
                 "hooks.complete.certMountPath",
             ),
+            (
+                "callback: {extraNames: ['not a name']}",
+                "callback.extraNames",
+            ),
+            (
+                "callback: {externalEndpoint: 'https://-'}",
+                "callback.externalEndpoint",
+            ),
+            (
+                "certificates: {authorityDurationSeconds: 600}",
+                "certificates.authorityDurationSeconds",
+            ),
+            (
+                "certificates: {propagationSeconds: 0}",
+                "certificates.propagationSeconds",
+            ),
             ("hooks: {shutdown: {onTimeout: Explode}}", "Explode"),
             (
                 "certificates: {durationSeconds: 5}",
@@ -549,6 +627,40 @@ mod tests {
             assert!(refusal.contains("config.yaml"), "{refusal}");
             assert!(refusal.contains(expected), "{text}: {refusal}");
             assert!(!refusal.contains('\n'), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn the_endpoint_has_the_names_of_its_service_and_those_of_the_configuration() {
+        let of = |external: &str, extra: &[&str]| {
+            let mut config = Config::default();
+            config.callback.external_endpoint = external.to_owned();
+            config.callback.extra_names = extra.iter().map(|&name| name.to_owned()).collect();
+            config.endpoint_names("krake-system").split_off(4)
+        };
+        let all = Config::default().endpoint_names("krake-system");
+        assert_eq!(
+            all,
+            [
+                "krake-hooks.krake-system.svc",
+                "krake-hooks.krake-system.svc.cluster.local",
+                "krake-hooks.krake-system",
+                "krake-hooks"
+            ]
+        );
+        for (external, extra, expected) in [
+            ("https://k.example", &[][..], vec!["k.example"]),
+            ("https://k.example.:8443/", &[], vec!["k.example"]),
+            ("https://192.0.2.7:8443", &[], vec!["192.0.2.7"]),
+            ("https://[2001:db8::7]:8443", &[], vec!["2001:db8::7"]),
+            (
+                "https://k.example",
+                &["k.example", "l.example", ""],
+                vec!["k.example", "l.example"],
+            ),
+            ("https://krake-hooks", &[], vec![]),
+        ] {
+            assert_eq!(of(external, extra), expected, "{external}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What is counted and measured.
 //!
 //! Labels are enums: a name or uid that users choose is never one, or the number of series would
-//! be theirs to choose too. The one exception, `certificates`, has a bound.
+//! be theirs to choose too. The exceptions have a bound: `certificates`, and the fingerprints of the
+//! few authorities in use.
 
 mod certificates;
 
@@ -20,6 +21,7 @@ use prometheus_client::registry::Registry;
 
 use certificates::Certificates;
 
+use crate::api::hook_authority::AuthorityPhase;
 use crate::api::status::Outcome;
 use crate::api::{HookCertificate, HookKind};
 use crate::cluster::Class;
@@ -46,6 +48,20 @@ pub struct Metrics {
     terms: Counter,
     lease_errors: Counter,
     unreadable: Family<KindLabels, Gauge>,
+    authority_expiry: Family<AuthorityLabels, Gauge>,
+    authority_phase: Family<AuthorityLabels, Gauge>,
+    authority_steps: Family<StepLabels, Counter>,
+}
+
+/// One certificate authority in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityGauge {
+    /// First digits of the fingerprint of the certificate that signs.
+    pub fingerprint: String,
+    /// What it is used for.
+    pub phase: AuthorityPhase,
+    /// When it ends.
+    pub expiry: Timestamp,
 }
 
 /// How an acknowledgement was answered.
@@ -189,6 +205,17 @@ struct ReleaseLabels {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuthorityLabels {
+    fingerprint: String,
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    step: &'static str,
+}
+
 /// A variant whose name is the label's value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Word<T>(T);
@@ -256,6 +283,24 @@ impl Metrics {
             "lease_renew_errors",
             "Renewals of the lease that failed while this replica led",
             lease_errors.clone(),
+        );
+        let authority_expiry = Family::default();
+        let authority_phase = Family::default();
+        let authority_steps = Family::default();
+        registry.register(
+            "authority_expiry_timestamp_seconds",
+            "End of each certificate authority in use, by fingerprint and phase",
+            authority_expiry.clone(),
+        );
+        registry.register(
+            "authority_phase",
+            "1 for the phase that each certificate authority in use is in",
+            authority_phase.clone(),
+        );
+        registry.register(
+            "authority_steps",
+            "Steps of certificate authorities, by kind; `Refused` and `Failed` are those that were not taken",
+            authority_steps.clone(),
         );
         registry.register(
             "reconcile_errors",
@@ -327,6 +372,9 @@ impl Metrics {
             terms,
             lease_errors,
             unreadable,
+            authority_expiry,
+            authority_phase,
+            authority_steps,
         }
     }
 
@@ -430,6 +478,28 @@ impl Metrics {
         self.unreadable
             .get_or_create(&KindLabels { kind })
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// The certificate authorities in use, all of them.
+    pub fn authorities(&self, all: Vec<AuthorityGauge>) {
+        self.authority_expiry.clear();
+        self.authority_phase.clear();
+        for one in all {
+            let labels = AuthorityLabels {
+                fingerprint: one.fingerprint,
+                phase: one.phase.as_str(),
+            };
+            let expiry = self.authority_expiry.get_or_create(&labels);
+            expiry.set(one.expiry.as_second());
+            self.authority_phase.get_or_create(&labels).set(1);
+        }
+    }
+
+    /// A step of the certificate authorities was taken, or was not.
+    pub fn authority_step(&self, step: &'static str) {
+        self.authority_steps
+            .get_or_create(&StepLabels { step })
+            .inc();
     }
 
     /// The gauge of open connections.

@@ -1,7 +1,7 @@
 //! The operator: everything it runs, in one `JoinSet`; the first task to end ends the process.
 //!
 //! Before the first task starts, whatever cannot be mended by waiting has been tried: the API
-//! server answers, both ports are bound, master keys and CA are there.
+//! server answers, both ports are bound, the master keys are there.
 
 mod leading;
 
@@ -21,18 +21,20 @@ use self::leading::Leading;
 use crate::admin::{self, Readiness};
 use crate::api::{HookGuard, names};
 use crate::callback::{BindError, Endpoint, Limits, Listener, Mode, Parts, TrustSlot};
-use crate::cluster::authority::{self, BootError};
 use crate::cluster::connect::{self, Clients, ConnectError};
 use crate::cluster::fence::Fence;
 use crate::cluster::lease::LeaseApi;
 use crate::cluster::observe::Caches;
+use crate::cluster::own_secrets::OwnSecrets;
+use crate::cluster::ring::{self, BootError};
 use crate::cluster::role::Role;
 use crate::cluster::secrets::SecretError;
 use crate::config::Config;
+use crate::controllers::authority::{self, InUse};
 use crate::controllers::election::{Election, Tasks};
 use crate::controllers::{caches, endpoint, refused};
 use crate::metrics::Metrics;
-use crate::pki::{Authority, Ring};
+use crate::pki::Ring;
 
 /// How long tasks have to end after they were told to stop. With `callback.lingerSeconds` before it,
 /// it has to fit into the grace period of the Deployment.
@@ -57,7 +59,7 @@ pub enum RunError {
     /// A port is taken, or not ours to take.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Master keys or CA.
+    /// Master keys.
     #[error(transparent)]
     Boot(#[from] BootError),
     /// Secrets.
@@ -109,7 +111,6 @@ struct Operator {
     namespace: String,
     clients: Clients,
     ring: Arc<Ring>,
-    authority: Option<Arc<Authority>>,
     fence: Fence,
 }
 
@@ -124,25 +125,13 @@ impl Operator {
                 source,
             })?;
         let any = !guards.items.is_empty();
-        let ring =
-            authority::load_or_create_ring(client, &namespace, async move { Ok(any) }).await?;
-        let authority = if config.callback.tls.enabled {
-            let names = authority::endpoint_names(&config, &namespace);
-            let now = jiff::Timestamp::now();
-            let authority =
-                authority::load_or_create_authority(client, &namespace, &config, &names, now)
-                    .await?;
-            Some(Arc::new(authority))
-        } else {
-            None
-        };
+        let ring = ring::load_or_create_ring(client, &namespace, async move { Ok(any) }).await?;
         let fence = Fence::probe(client, &namespace).await?;
         Ok(Self {
             config,
             namespace,
             clients,
             ring: Arc::new(ring),
-            authority,
             fence,
         })
     }
@@ -177,15 +166,16 @@ impl Operator {
         let (client, namespace) = (self.calls(Role::Replica), self.namespace.clone());
         tasks.spawn(named("fence", fence.watch(client, namespace, stop.clone())));
 
-        let authority = self.authority.clone().map(watch::channel);
-        let (keep, authority) = authority.unzip();
-        let mode = match &authority {
+        let tls = self.config.callback.tls.enabled;
+        let in_use = tls.then(|| watch::channel(Arc::new(InUse::default())).0);
+        let mode = match &in_use {
             None => Mode::Plain,
-            Some(authority) => {
+            Some(in_use) => {
+                self.spawn_authority(&mut tasks, in_use, &metrics, stop);
                 let trust = TrustSlot::new();
                 let keeper = endpoint::Context {
-                    authority: authority.clone(),
-                    names: authority::endpoint_names(&self.config, &self.namespace),
+                    in_use: in_use.subscribe(),
+                    names: self.config.endpoint_names(&self.namespace),
                     trust: Arc::clone(&trust),
                     ready: readiness.part("certificate"),
                     metrics: metrics.clone(),
@@ -201,7 +191,7 @@ impl Operator {
         let leading = Leading {
             clients: self.clients.clone(),
             ring: Arc::clone(&self.ring),
-            authority,
+            in_use,
             fence: self.fence.clone(),
             caches,
             synced: synced.clone(),
@@ -233,10 +223,7 @@ impl Operator {
             election.run(drain).await;
         }));
         let linger = Duration::from_secs(self.config.callback.linger_seconds.unsigned_abs());
-        let ended = await_end(tasks, &ending, linger).await;
-        // Whoever replaces the authority will hold this end; until then it lives here.
-        drop(keep);
-        ended
+        await_end(tasks, &ending, linger).await
     }
 
     /// The endpoint that apps call.
@@ -282,6 +269,28 @@ impl Operator {
 
     fn calls(&self, role: Role) -> Client {
         role.client(&self.clients.calls)
+    }
+
+    /// Hears which authorities are in use.
+    fn spawn_authority(
+        &self,
+        tasks: &mut Tasks,
+        in_use: &watch::Sender<Arc<InUse>>,
+        metrics: &Metrics,
+        stop: &CancellationToken,
+    ) {
+        let context = authority::Context {
+            secrets: OwnSecrets {
+                client: self.calls(Role::Replica),
+                namespace: self.namespace.clone(),
+            },
+            watches: Role::Replica.client(&self.clients.watches),
+            in_use: in_use.clone(),
+            metrics: metrics.clone(),
+        };
+        let stopped = stop.clone().cancelled_owned();
+        let hearing = authority::run(context, jiff::Timestamp::now, stopped);
+        tasks.spawn(named("authority", hearing));
     }
 
     fn reporter(&self) -> Reporter {

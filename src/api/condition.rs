@@ -22,6 +22,12 @@ pub enum ConditionType {
     InjectionContested,
     /// `HookCertificate`: a certificate is being issued.
     Issuing,
+    /// `HookAuthority`: the user's own authority is good, or none is configured.
+    SourceReady,
+    /// `HookAuthority`: another authority is about to sign, or one that did is still trusted.
+    Rotating,
+    /// `HookAuthority`: the user's own authority nears its end.
+    Expiring,
 }
 
 /// Why a condition has its status: stable words that alerts and scripts can match.
@@ -105,6 +111,26 @@ pub enum Reason {
     Rejected,
     /// The hook named by a `HookCertificate` does not exist.
     HookNotFound,
+    /// What is wrong with the certificate authority, in the fault's own word.
+    Authority(&'static str),
+    /// The authority signs.
+    Signing,
+    /// No authority of the user's is configured: the operator makes its own.
+    OperatorMade,
+    /// The authority of the user's Secret is good, and in use or about to be.
+    SourceGood,
+    /// One authority is in use, and no other.
+    NotRotating,
+    /// The next authority is being written into every hook's ConfigMap.
+    Spreading,
+    /// Every hook's ConfigMap has the next authority; pods are being given it.
+    Propagating,
+    /// An earlier authority is trusted for what it has signed.
+    Retiring,
+    /// The authority does not near its end.
+    NotExpiring,
+    /// The authority nears its end.
+    Expiring,
 }
 
 impl ConditionType {
@@ -119,6 +145,9 @@ impl ConditionType {
             Self::Completed => "Completed",
             Self::InjectionContested => "InjectionContested",
             Self::Issuing => "Issuing",
+            Self::SourceReady => "SourceReady",
+            Self::Rotating => "Rotating",
+            Self::Expiring => "Expiring",
         }
     }
 }
@@ -126,8 +155,11 @@ impl ConditionType {
 impl Reason {
     /// The word in `reason`.
     pub fn as_str(self) -> String {
-        // The variant's name is the word: one spelling, in one place.
-        format!("{self:?}")
+        match self {
+            Self::Authority(word) => word.to_owned(),
+            // The variant's name is the word: one spelling, in one place.
+            other => format!("{other:?}"),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use super::{HookCertificate, HookGuard, KrakeHook};
+use super::{HookAuthority, HookCertificate, HookGuard, KrakeHook};
 
 /// Each CRD with the name of the file it is kept in.
 pub fn all() -> Vec<(&'static str, Value)> {
@@ -12,6 +12,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
         ("krakehooks.yaml", finished(&KrakeHook::crd())),
         ("hookcertificates.yaml", finished(&HookCertificate::crd())),
         ("hookguards.yaml", finished(&HookGuard::crd())),
+        ("hookauthorities.yaml", finished(&HookAuthority::crd())),
     ]
 }
 

@@ -4,6 +4,7 @@
 
 pub mod condition;
 pub mod crds;
+pub mod hook_authority;
 pub mod hook_certificate;
 pub mod hook_guard;
 pub mod kind;
@@ -11,6 +12,7 @@ pub mod krake_hook;
 pub mod names;
 pub mod status;
 
+pub use hook_authority::{HookAuthority, HookAuthorityStatus};
 pub use hook_certificate::{HookCertificate, HookCertificateSpec, HookCertificateStatus};
 pub use hook_guard::{HookGuard, HookGuardSpec};
 pub use kind::{DependentKind, WorkloadKind};

@@ -1,7 +1,7 @@
 //! Every name this project writes into a cluster: labels, annotations, finalizers, field
 //! managers, and the names of the objects it makes. A name that stands anywhere else is a bug.
 
-/// API group of the three custom resources, and prefix of every label and annotation.
+/// API group of the custom resources, and prefix of every label and annotation.
 pub const GROUP: &str = "hooks.krake.dev";
 
 /// On the pod template, and so on ReplicaSets and pods: name of the hook. Watches are filtered by it.
@@ -16,6 +16,8 @@ pub const HOOK_ANNOTATION: &str = "hooks.krake.dev/hook";
 pub const DISABLED: &str = "disabled";
 /// On a `HookCertificate`: issue anew now.
 pub const RENEW_ANNOTATION: &str = "hooks.krake.dev/renew";
+/// On the `HookAuthority`: put another authority in the place of the one the operator has made.
+pub const ROTATE_ANNOTATION: &str = "hooks.krake.dev/rotate";
 /// On our Secrets: uid of the hook, or of the user's own `HookCertificate`, they belong to.
 pub const OWNER_LABEL: &str = "hooks.krake.dev/owner";
 /// On canaries: uid of the hook they stand for.
@@ -51,6 +53,9 @@ pub const CALLBACK_MANAGER: &str = "krake-hooks/callback";
 /// Field manager of the certificate controller.
 pub const CERTIFICATE_MANAGER: &str = "krake-hooks/certificate";
 
+/// Field manager of the `HookAuthority`.
+pub const AUTHORITY_MANAGER: &str = "krake-hooks/authority";
+
 /// Volume in the pod template.
 pub const CERT_VOLUME: &str = "krake-cert";
 /// Environment variable with the pod's own uid; ends the URL that a pod is given.
@@ -77,10 +82,12 @@ pub const TOKEN: &str = "token";
 
 /// Secret in the operator's namespace: ring of master keys the tokens are derived from.
 pub const RING_SECRET: &str = "krake-hooks-master-keys";
-/// Secret in the operator's namespace: the intermediate the operator made for itself.
+/// Secret in the operator's namespace: the certificate authorities in use.
 pub const AUTHORITY_SECRET: &str = "krake-hooks-ca";
 /// Lease in the operator's namespace: its holder leads.
 pub const LEASE: &str = "krake-hooks";
+/// The one `HookAuthority`, in the operator's namespace.
+pub const AUTHORITY: &str = "krake-hooks";
 /// Service of the callback endpoint, in the operator's namespace.
 pub const SERVICE: &str = "krake-hooks";
 /// The operator's namespace where neither `POD_NAMESPACE` nor a kubeconfig says otherwise.

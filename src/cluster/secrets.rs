@@ -322,6 +322,20 @@ pub(super) async fn post(
     send(client, request).await
 }
 
+/// Replaces a Secret of the operator's own; only metadata comes back.
+pub(super) async fn put(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    secret: &Secret,
+) -> Result<ObjectMeta, kube::Error> {
+    let body = serde_json::to_vec(secret).map_err(kube::Error::SerdeError)?;
+    let request = Request::new(path(namespace))
+        .replace(name, &params(false), body)
+        .map_err(kube::Error::BuildRequest)?;
+    send(client, request).await
+}
+
 async fn replace(
     client: &Client,
     order: &SecretOrder<'_>,

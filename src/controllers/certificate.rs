@@ -16,6 +16,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
+use super::authority::InUse;
 use super::backoff::{Backoff, Reopen};
 use super::readable;
 use super::synced::{Synced, Waiter};
@@ -46,7 +47,7 @@ type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
 pub struct Context {
     now: Clock,
     writer: CertificateWriter,
-    authority: watch::Receiver<Arc<Authority>>,
+    in_use: watch::Receiver<Arc<InUse>>,
     user: String,
     duration_seconds: i64,
     key_algorithm: KeyAlgorithm,
@@ -71,17 +72,17 @@ struct Carried {
 }
 
 impl Context {
-    /// With the authority that signs now, and every one that will.
+    /// With the authorities in use now, and whatever will be.
     pub fn new(
         writer: CertificateWriter,
-        authority: watch::Receiver<Arc<Authority>>,
+        in_use: watch::Receiver<Arc<InUse>>,
         configuration: &Configuration,
         metrics: Metrics,
     ) -> Self {
         Self {
             now: Box::new(Timestamp::now),
             writer,
-            authority,
+            in_use,
             user: configuration.hooks.user.clone(),
             duration_seconds: configuration.certificates.duration_seconds,
             key_algorithm: configuration.certificates.key_algorithm,
@@ -108,7 +109,7 @@ pub async fn run(
         .reflect(writer);
     let mut synced = Synced::new();
     let hook_changes = synced.counting(hook_changes).touched_objects();
-    let signer_changes = WatchStream::from_changes(context.authority.clone()).map(|_| ());
+    let signer_changes = WatchStream::from_changes(context.in_use.clone()).map(|_| ());
     let (store, writer) = reflector::store();
     let certificates = readable::watch(watches, config, &store, &context.metrics)
         .backoff(Reopen::default())
@@ -143,7 +144,12 @@ async fn reconcile(
         return Ok(Action::await_change());
     };
     let hook_uid = look.hook_uid(&certificate).await?;
-    let authority = context.authority.borrow().clone();
+    let in_use = context.in_use.borrow().clone();
+    let Some(authority) = in_use.signer.clone() else {
+        return context
+            .refuse(&certificate, hook_uid.as_deref(), &in_use)
+            .await;
+    };
     let settings = context.settings(&authority);
     let seen = CertificateSeen {
         certificate: &certificate,
@@ -213,6 +219,37 @@ impl Context {
             None => _ = self.written().remove(&uid),
         }
         Ok(live)
+    }
+
+    /// Nothing signs: the certificate says why. It is looked at again when something does.
+    async fn refuse(
+        &self,
+        certificate: &HookCertificate,
+        hook_uid: Option<&str>,
+        in_use: &InUse,
+    ) -> Result<Action, CertificateError> {
+        let Some(fault) = &in_use.fault else {
+            // Nothing is known yet.
+            return Ok(Action::await_change());
+        };
+        let outcome = Outcome::Refused {
+            reason: Reason::Authority(fault.reason),
+            message: format!("no certificate authority: {}", fault.message),
+        };
+        let seen = CertificateSeen {
+            certificate,
+            hook_uid,
+            outcome: Some(&outcome),
+        };
+        let settings = CertificateSettings {
+            user: self.user.clone(),
+            duration_seconds: self.duration_seconds,
+            key_algorithm: self.key_algorithm,
+            authority: String::new(),
+        };
+        let decision = decide(&seen, &settings, (self.now)(), 0.0);
+        self.carry_out(certificate, &decision.effects).await?;
+        Ok(Action::requeue(RESYNC))
     }
 
     async fn issue(

@@ -85,7 +85,10 @@ impl Server {
         };
         let (names, validity) = (AuthorityNames::default(), AuthorityValidity::default());
         let authority = Authority::generate(&names, now, validity, serials).unwrap();
-        let (_, authority) = watch::channel(Arc::new(authority));
+        let (_, in_use) = watch::channel(Arc::new(InUse {
+            signer: Some(Arc::new(authority)),
+            ..InUse::default()
+        }));
         let client = self.client();
         let writer = CertificateWriter {
             client: client.clone(),
@@ -93,7 +96,7 @@ impl Server {
             recorder: Recorder::new(client, Reporter::from("test")),
         };
         let metrics = Metrics::new();
-        let mut context = Context::new(writer, authority, &Configuration::default(), metrics);
+        let mut context = Context::new(writer, in_use, &Configuration::default(), metrics);
         context.now = clock;
         let (hooks, mut store) = reflector::store();
         store.apply_watcher_event(&watcher::Event::Init);
@@ -333,6 +336,37 @@ async fn wrong_clocks_cost_two_issues_at_most() {
             "{row}"
         );
     }
+}
+
+#[tokio::test]
+async fn without_an_authority_a_certificate_says_why_and_then_is_issued() {
+    let server = Server::new();
+    let mut look = server.look(true);
+    let in_use = look.context.in_use.borrow().clone();
+    let fault = crate::decide::authority::Fault {
+        reason: "AuthorityExpired",
+        message: "renew it".into(),
+    };
+    let (sender, receiver) = watch::channel(Arc::new(InUse {
+        fault: Some(fault),
+        ..InUse::default()
+    }));
+    let context = Arc::get_mut(&mut look).and_then(|look| Arc::get_mut(&mut look.context));
+    context.unwrap().in_use = receiver;
+    for calls in [&ISSUED[1..], &[]] {
+        reconcile(server.certificate(), Arc::clone(&look))
+            .await
+            .unwrap();
+        assert_eq!(server.calls(), calls);
+    }
+    let certificate = server.certificate();
+    let status = certificate.status.as_ref().unwrap();
+    let ready = condition::find(&status.conditions, ConditionType::Ready).unwrap();
+    assert_eq!(ready.reason, "AuthorityExpired");
+    assert!(ready.message.contains("renew it"), "{}", ready.message);
+    sender.send_replace(in_use);
+    reconcile(certificate, look).await.unwrap();
+    assert_eq!(server.calls(), ISSUED);
 }
 
 #[tokio::test]

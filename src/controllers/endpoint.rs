@@ -1,5 +1,6 @@
 //! The callback's own certificate: issued from the authority that signs now, renewed before it
-//! ends and when another authority signs, and put to use without a restart.
+//! ends and when another authority signs, and put to use without a restart; and with it whom the
+//! callback trusts, which changes whenever an authority is prepared or retired.
 //!
 //! What is put to use has been verified as a client would verify it. What cannot be is not: the
 //! endpoint goes on with what it has, and says so once for each new reason.
@@ -14,6 +15,7 @@ use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use super::authority::InUse;
 use crate::admin::Part;
 use crate::callback::{Trust, TrustError, TrustSlot};
 use crate::decide::certificate::Cause;
@@ -32,8 +34,8 @@ const LAST_RETRY: Duration = Duration::from_secs(300);
 
 /// What the endpoint's certificate is made of, and where it goes.
 pub struct Context {
-    /// The authority that signs now, and every one that will.
-    pub authority: watch::Receiver<Arc<Authority>>,
+    /// The authorities in use now, and whatever will be.
+    pub in_use: watch::Receiver<Arc<InUse>>,
     /// DNS names and IP addresses of the endpoint.
     pub names: Vec<String>,
     /// Where the endpoint looks.
@@ -68,6 +70,7 @@ pub enum EndpointError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shown {
     issuer: String,
+    trusted: Vec<CertificateDer<'static>>,
     not_before: Timestamp,
     not_after: Timestamp,
     renewal: Timestamp,
@@ -82,12 +85,12 @@ pub async fn run(
     tokio::pin!(shutdown);
     let mut keeper = Keeper::default();
     loop {
-        let authority = context.authority.borrow_and_update().clone();
-        let wait = keeper.look(&context, &authority, now());
+        let in_use = context.in_use.borrow_and_update().clone();
+        let wait = keeper.look(&context, &in_use, now());
         tokio::select! {
             () = &mut shutdown => return,
             () = tokio::time::sleep(wait) => {}
-            () = changed(&mut context.authority) => keeper.failures = 0,
+            () = changed(&mut context.in_use) => keeper.failures = 0,
         }
     }
 }
@@ -102,14 +105,20 @@ struct Keeper {
 
 impl Keeper {
     /// Renews if it is time, and says how long to wait before the next look.
-    fn look(&mut self, context: &Context, authority: &Authority, now: Timestamp) -> Duration {
+    fn look(&mut self, context: &Context, in_use: &InUse, now: Timestamp) -> Duration {
         let mut wait = RESYNC;
-        if let Some(cause) = due(self.shown.as_ref(), &authority.fingerprint(), now) {
+        let fault = in_use.fault.as_ref().map(|fault| fault.reason);
+        let Some(authority) = &in_use.signer else {
+            context.ready.because(fault);
+            return wait;
+        };
+        let trusted = &in_use.anchors;
+        if let Some(cause) = due(self.shown.as_ref(), authority, trusted, now) {
             let counted = |outcome| {
                 let cause = cause.as_str();
                 context.metrics.issuance(Holder::Endpoint, cause, outcome);
             };
-            match renew(authority, &context.names, now, rand::random()) {
+            match renew(authority, trusted, &context.names, now, rand::random()) {
                 Ok((trust, shown)) => {
                     context.trust.replace(trust);
                     counted(IssuanceOutcome::Issued);
@@ -148,6 +157,8 @@ impl Keeper {
         }
         let valid = |shown: &Shown| (shown.not_before..=shown.not_after).contains(&now);
         context.ready.set(self.shown.as_ref().is_some_and(valid));
+        let failed = self.fault.as_ref().map(|_| "IssueFailed");
+        context.ready.because(fault.or(failed));
         match &self.shown {
             Some(shown) if self.fault.is_none() => {
                 let left = shown.renewal.duration_since(now);
@@ -158,10 +169,17 @@ impl Keeper {
     }
 }
 
-fn due(shown: Option<&Shown>, authority: &str, now: Timestamp) -> Option<Cause> {
+fn due(
+    shown: Option<&Shown>,
+    authority: &Authority,
+    trusted: &[CertificateDer<'static>],
+    now: Timestamp,
+) -> Option<Cause> {
     match shown {
         None => Some(Cause::New),
-        Some(shown) if shown.issuer != authority => Some(Cause::AuthorityChanged),
+        Some(shown) if shown.issuer != authority.fingerprint() || shown.trusted != trusted => {
+            Some(Cause::AuthorityChanged)
+        }
         Some(shown) if shown.renewal <= now => Some(Cause::RenewalTime),
         // It was issued by a clock that was ahead.
         Some(shown) if now < shown.not_before => Some(Cause::NotYetValid),
@@ -171,6 +189,7 @@ fn due(shown: Option<&Shown>, authority: &str, now: Timestamp) -> Option<Cause> 
 
 fn renew(
     authority: &Authority,
+    trusted: &[CertificateDer<'static>],
     names: &[String],
     now: Timestamp,
     jitter: f64,
@@ -192,9 +211,10 @@ fn renew(
     if !public_key_matches(leaf, &key) {
         return Err(EndpointError::KeyMismatch);
     }
-    // The signer as anchor, not the root: a company's root vouches for others too.
-    let trust = Trust::new(chain, key, [authority.signer().clone()])?;
+    // Those that sign as anchors, not their roots: a company's root vouches for others too.
+    let trust = Trust::new(chain, key, trusted.iter().cloned())?;
     let shown = Shown {
+        trusted: trusted.to_vec(),
         issuer: issued.issuer,
         not_before: issued.not_before,
         not_after: issued.not_after,
@@ -203,9 +223,9 @@ fn renew(
     Ok((trust, shown))
 }
 
-/// Ends when another authority signs; never, if there will be none.
-async fn changed(authority: &mut watch::Receiver<Arc<Authority>>) {
-    if authority.changed().await.is_err() {
+/// Ends when something else is in use; never, if nothing else will be.
+async fn changed(in_use: &mut watch::Receiver<Arc<InUse>>) {
+    if in_use.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
 }

@@ -13,20 +13,28 @@ fn authority(number: u8, now: Timestamp) -> Arc<Authority> {
     Arc::new(Authority::generate(&names, now, validity, serials).unwrap())
 }
 
+fn in_use(authority: &Arc<Authority>) -> Arc<InUse> {
+    Arc::new(InUse {
+        signer: Some(Arc::clone(authority)),
+        anchors: vec![authority.signer().clone()],
+        ..InUse::default()
+    })
+}
+
 struct Setting {
     context: Context,
     readiness: Readiness,
-    authorities: watch::Sender<Arc<Authority>>,
+    authorities: watch::Sender<Arc<InUse>>,
     now: Timestamp,
 }
 
 fn setting(names: &[&str]) -> Setting {
     // The TLS library looks at the clock itself.
     let now = Timestamp::now();
-    let (authorities, receiver) = watch::channel(authority(1, now));
+    let (authorities, receiver) = watch::channel(in_use(&authority(1, now)));
     let readiness = Readiness::default();
     let context = Context {
-        authority: receiver,
+        in_use: receiver,
         names: names.iter().map(|&name| name.to_owned()).collect(),
         trust: TrustSlot::new(),
         ready: readiness.part("endpoint"),
@@ -41,14 +49,15 @@ fn setting(names: &[&str]) -> Setting {
 }
 
 /// Whether a client with a certificate of this authority would be let in.
-fn lets_in(trust: &TrustSlot, authority: &Authority, now: Timestamp) -> bool {
+fn lets_in(trust: &TrustSlot, in_use: &InUse, now: Timestamp) -> bool {
     let leaf = ClientLeaf {
         user: "u".into(),
         uris: vec!["urn:krake:hook:ml:trainer:1".into()],
         duration: Duration::from_secs(3600),
         algorithm: KeyAlgorithm::EcdsaP256,
     };
-    let issued = authority.issue_client(&leaf, now, [7; 16]).unwrap();
+    let signer = in_use.signer.as_ref().unwrap();
+    let issued = signer.issue_client(&leaf, now, [7; 16]).unwrap();
     let chain: Vec<_> = CertificateDer::pem_slice_iter(issued.chain_pem.as_bytes())
         .collect::<Result<_, _>>()
         .unwrap();
@@ -62,7 +71,7 @@ fn days(days: i64) -> SignedDuration {
 #[test]
 fn it_is_issued_at_once_and_renewed_at_two_thirds() {
     let s = setting(&["krake-hooks.krake-system.svc", "*.example.com", "192.0.2.7"]);
-    let first = s.context.authority.borrow().clone();
+    let first = s.context.in_use.borrow().clone();
     let mut keeper = Keeper::default();
     assert_eq!(s.readiness.missing(), ["endpoint"]);
     assert!(keeper.look(&s.context, &first, s.now) <= RESYNC);
@@ -86,20 +95,71 @@ fn it_is_issued_at_once_and_renewed_at_two_thirds() {
 #[test]
 fn another_authority_replaces_certificate_and_trust_as_one() {
     let s = setting(&["krake-hooks"]);
-    let first = s.context.authority.borrow().clone();
-    let second = authority(2, s.now);
+    let first = s.context.in_use.borrow().clone();
+    let second = in_use(&authority(2, s.now));
     let mut keeper = Keeper::default();
     keeper.look(&s.context, &first, s.now);
     assert!(!lets_in(&s.context.trust, &second, s.now));
     keeper.look(&s.context, &second, s.now);
-    assert_eq!(keeper.shown.unwrap().issuer, second.fingerprint());
+    assert_eq!(
+        keeper.shown.unwrap().issuer,
+        second.signer.as_ref().unwrap().fingerprint()
+    );
     assert!(lets_in(&s.context.trust, &second, s.now));
+}
+
+/// In the middle of a rotation, clients of both are let in, and no certificate is issued twice.
+#[test]
+fn whoever_is_trusted_is_let_in_before_it_signs_and_after() {
+    let s = setting(&["krake-hooks"]);
+    let (first, second) = (authority(1, s.now), authority(2, s.now));
+    let anchors = vec![first.signer().clone(), second.signer().clone()];
+    let mut keeper = Keeper::default();
+    for signer in [&first, &second] {
+        let both = InUse {
+            anchors: anchors.clone(),
+            ..in_use(signer).as_ref().clone()
+        };
+        keeper.look(&s.context, &both, s.now);
+        let shown = keeper.shown.clone().unwrap();
+        assert_eq!(shown.issuer, signer.fingerprint());
+        assert!(lets_in(&s.context.trust, &in_use(&first), s.now));
+        assert!(lets_in(&s.context.trust, &in_use(&second), s.now));
+        keeper.look(&s.context, &both, s.now);
+        assert_eq!(keeper.shown.as_ref(), Some(&shown));
+    }
+    keeper.look(&s.context, &in_use(&second), s.now);
+    assert!(!lets_in(&s.context.trust, &in_use(&first), s.now));
+}
+
+#[test]
+fn without_an_authority_it_is_not_ready_and_says_why() {
+    let s = setting(&["krake-hooks"]);
+    let mut keeper = Keeper::default();
+    let fault = crate::decide::authority::Fault {
+        reason: "AuthorityEmpty",
+        message: "no".into(),
+    };
+    let mut nothing = InUse {
+        fault: Some(fault),
+        ..InUse::default()
+    };
+    keeper.look(&s.context, &nothing, s.now);
+    assert_eq!(s.readiness.missing(), ["endpoint (AuthorityEmpty)"]);
+    assert!(s.context.trust.newest().is_none());
+    // One that signs already goes on, whatever has happened to the state since.
+    nothing.signer = s.context.in_use.borrow().signer.clone();
+    nothing
+        .anchors
+        .clone_from(&s.context.in_use.borrow().anchors);
+    keeper.look(&s.context, &nothing, s.now);
+    assert!(s.readiness.missing().is_empty());
 }
 
 #[test]
 fn a_failure_keeps_what_is_there_until_it_ends() {
     let mut s = setting(&["krake-hooks"]);
-    let first = s.context.authority.borrow().clone();
+    let first = s.context.in_use.borrow().clone();
     let mut keeper = Keeper::default();
     keeper.look(&s.context, &first, s.now);
     let shown = keeper.shown.clone().unwrap();
@@ -125,13 +185,13 @@ fn a_failure_keeps_what_is_there_until_it_ends() {
         &first,
         shown.not_after + SignedDuration::from_secs(1),
     );
-    assert_eq!(s.readiness.missing(), ["endpoint"]);
+    assert_eq!(s.readiness.missing(), ["endpoint (IssueFailed)"]);
 }
 
 #[test]
 fn a_clock_that_was_ahead_makes_no_certificate_for_later() {
     let s = setting(&["krake-hooks"]);
-    let first = s.context.authority.borrow().clone();
+    let first = s.context.in_use.borrow().clone();
     let mut keeper = Keeper::default();
     keeper.look(&s.context, &first, s.now + days(400));
     keeper.look(&s.context, &first, s.now);
@@ -152,7 +212,7 @@ fn wrong_clocks_cost_two_issues_at_most() {
     let hour = SignedDuration::from_hours(1);
     for jump in [-hour, hour, days(400), days(-400), hour / 2] {
         let mut s = setting(&["krake-hooks"]);
-        let authority = authority(3, s.now - days(2));
+        let authority = in_use(&authority(3, s.now - days(2)));
         let mut keeper = Keeper::default();
         let mut issues = Vec::new();
         for clock in [s.now, s.now + jump, s.now + SignedDuration::from_secs(60)] {
@@ -188,7 +248,7 @@ async fn the_task_follows_the_authority_and_ends_when_told() {
         stopped.await.ok();
     }));
     crate::testing::eventually("the first certificate", || trust.newest().is_some()).await;
-    let second = authority(2, now);
+    let second = in_use(&authority(2, now));
     s.authorities.send(Arc::clone(&second)).unwrap();
     crate::testing::eventually("the second", || lets_in(&trust, &second, now)).await;
     // Nobody can send another authority any more, and the task goes on.

@@ -1,8 +1,9 @@
 //! WHEN TO LOOK: streams of changes, and short reconciles that observe, decide and apply.
 //!
-//! Every replica watches and keeps its own endpoint; [`hook`], [`guard`] and [`certificate`] run
-//! where the [`election`] says.
+//! Every replica watches and keeps its own endpoint; [`hook`], [`guard`], [`certificate`] and
+//! [`keeper`] run where the [`election`] says.
 
+pub mod authority;
 pub mod backoff;
 pub mod caches;
 pub mod certificate;
@@ -11,6 +12,7 @@ pub mod endpoint;
 pub mod feed;
 pub mod guard;
 pub mod hook;
+pub mod keeper;
 pub mod readable;
 pub mod refused;
 pub mod synced;

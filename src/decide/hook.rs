@@ -52,6 +52,7 @@ pub fn decide(seen: &Seen, settings: &Settings, now: Timestamp) -> Decision {
     } else {
         plan.absence();
     }
+    plan.keep_config_map();
     plan.finish()
 }
 

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::seen::{Settings, annotation, has_finalizer};
+use super::seen::{Seen, Settings, annotation, has_finalizer};
 use super::workload::Workload;
 use crate::api::condition::Reason;
 use crate::api::krake_hook::EnvNames;
@@ -558,9 +558,12 @@ fn strip_list(value: &mut Value, key: &str, ours: impl Fn(&Value) -> bool) {
 
 /// What the ConfigMap of a hook says: public things only. Both URLs, always: a container of an
 /// earlier template that restarts must still find the one it refers to.
-pub fn config_map(namespace: &str, hook: &str, settings: &Settings) -> BTreeMap<String, String> {
+///
+/// Where the operator has no certificate authority, the one that pods were told to trust stays; and
+/// where they were told of none, there is nothing to be said yet.
+pub fn config_map(seen: &Seen, settings: &Settings) -> Option<BTreeMap<String, String>> {
     let url = |kind| {
-        let path = names::callback_path(namespace, hook, kind);
+        let path = names::callback_path(seen.namespace(), seen.hook_name(), kind);
         format!("{}{path}", settings.endpoint)
     };
     let mut entries = BTreeMap::from([
@@ -568,7 +571,12 @@ pub fn config_map(namespace: &str, hook: &str, settings: &Settings) -> BTreeMap<
         (names::SHUTDOWN_URL_KEY.to_owned(), url(HookKind::Shutdown)),
     ]);
     if settings.tls {
-        entries.insert(names::CA_BUNDLE.to_owned(), settings.bundle.clone());
+        let known = || {
+            let there = seen.config_map.as_ref()?.data.as_ref()?;
+            there.get(names::CA_BUNDLE).cloned()
+        };
+        let bundle = Some(settings.bundle.clone()).filter(|bundle| !bundle.is_empty());
+        entries.insert(names::CA_BUNDLE.to_owned(), bundle.or_else(known)?);
     }
-    entries
+    Some(entries)
 }

@@ -18,18 +18,24 @@ use crate::api::status::RequestState;
 pub const PAUSE: SignedDuration = SignedDuration::from_secs(20);
 
 impl Plan<'_> {
-    /// A container that restarts during a hold needs its ConfigMap; before, it is provided anyway.
-    fn mend_config_map(&mut self) {
+    /// What pods were given once stays true whatever the hook is in the middle of, its end too: a pod
+    /// that lives on must know the authority that signs next. And a container that restarts during a
+    /// hold needs its ConfigMap. Before, it is provided anyway.
+    pub(super) fn keep_config_map(&mut self) {
         let held = self
             .status
             .request
             .as_ref()
             .is_some_and(|r| r.state == RequestState::Open);
-        let wanted =
-            inject::config_map(self.seen.namespace(), self.seen.hook_name(), self.settings);
+        let Some(wanted) = inject::config_map(self.seen, self.settings) else {
+            return;
+        };
         let data = self.seen.config_map.as_ref().and_then(|c| c.data.as_ref());
         let refused = matches!(self.seen.refusal, Some(Refusal::ProvisionRejected { .. }));
-        if held && !refused && guard_uid(self.seen).is_some() && data != Some(&wanted) {
+        let given = held || self.seen.config_map.is_some();
+        let over =
+            self.seen.namespace_terminating || self.then.contains(&Effect::RemoveHookFinalizer);
+        if given && !over && !refused && guard_uid(self.seen).is_some() && data != Some(&wanted) {
             self.then.push(Effect::ApplyConfigMap(wanted));
         }
     }
@@ -41,9 +47,6 @@ impl Plan<'_> {
         };
         if self.seen.namespace_terminating {
             return;
-        }
-        if workload.metadata.deletion_timestamp.is_some() {
-            self.mend_config_map();
         }
         let Some(since) = pods::stuck_since(self.seen, PAUSE) else {
             return;

@@ -20,10 +20,14 @@
 //! - [`farewell`]: what is left to do for a hook that is gone;
 //! - [`ack`]: whether an acknowledgement counts;
 //! - [`certificate`]: when a certificate is issued;
+//! - [`authority`]: which authority signs, and when another one takes its place;
+//! - [`authority_status`]: what people are shown of that;
 //! - [`lease`]: which replica leads.
 
 pub mod ack;
 pub mod asking;
+pub mod authority;
+pub mod authority_status;
 pub mod bare;
 pub mod calling;
 pub mod certificate;

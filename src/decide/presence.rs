@@ -170,10 +170,10 @@ impl Plan<'_> {
             self.first.push(Effect::CreateGuard);
             return false;
         }
-        let wanted =
-            inject::config_map(self.seen.namespace(), self.seen.hook_name(), self.settings);
+        let wanted = inject::config_map(self.seen, self.settings);
+        let trusted = wanted.is_some();
         let data = self.seen.config_map.as_ref().and_then(|c| c.data.as_ref());
-        if data != Some(&wanted) {
+        if let Some(wanted) = wanted.filter(|wanted| data != Some(wanted)) {
             self.first.push(Effect::ApplyConfigMap(wanted));
         }
         let workload_uid = uid_of(&workload.metadata);
@@ -212,7 +212,7 @@ impl Plan<'_> {
             self.refuse(Reason::SecretConflict, &message);
             return false;
         }
-        self.certificate_ready()
+        self.certificate_ready(trusted)
     }
 
     fn certificate_is_as_wanted(&self) -> bool {
@@ -223,7 +223,8 @@ impl Plan<'_> {
         })
     }
 
-    fn certificate_ready(&mut self) -> bool {
+    /// `trusted`: pods are told what the endpoint's certificate is verified with.
+    fn certificate_ready(&mut self, trusted: bool) -> bool {
         if !self.settings.tls {
             self.find(Finding::yes(
                 ConditionType::CertificateReady,
@@ -241,7 +242,7 @@ impl Plan<'_> {
         let name = names::of_hook(self.seen.hook_name(), self.seen.hook_uid());
         let issued =
             status.is_some_and(|s| s.secret.is_some()) && ready.is_some_and(|c| c.status == "True");
-        if issued {
+        if issued && trusted {
             self.find(Finding::yes(
                 ConditionType::CertificateReady,
                 Reason::Issued,
@@ -255,8 +256,9 @@ impl Plan<'_> {
         };
         let reason = match ready.map(|c| c.reason.as_str()) {
             Some("SecretConflict") => Reason::SecretConflict,
-            Some("IssueFailed") => Reason::IssueFailed,
-            _ => Reason::Issuing,
+            None | Some("Issuing" | "Issued" | "HookNotFound") => Reason::Issuing,
+            // `IssueFailed`, or what is wrong with the certificate authority.
+            Some(_) => Reason::IssueFailed,
         };
         self.find(Finding::no(
             ConditionType::CertificateReady,

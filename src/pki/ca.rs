@@ -24,13 +24,20 @@ use secrecy::{ExposeSecret, SecretBox, SecretSlice};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::fault::{AuthorityFault, quoted};
-use super::leaf::{BACKDATE, ClientLeaf, IssueError, ServerLeaf, offset_date_time, serial_bytes};
+use super::leaf::{ClientLeaf, IssueError, ServerLeaf, offset_date_time, serial_bytes};
 use super::{
-    Bundle, KeyAlgorithm, SecretData, VerifyError, certificate_pem, chain, fingerprint, hex, key,
-    timestamp,
+    Bundle, Entry, KeyAlgorithm, SecretData, VerifyError, certificate_pem, chain, fingerprint, hex,
+    key, timestamp,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An authority made here is valid from this long ago: a peer, or a next process of ours, whose
+/// clock is some hours behind shall not find that it is for later.
+const AUTHORITY_BACKDATE: Duration = DAY;
+
+/// Before its end an authority signs nothing any more.
+const LAST_MOMENT: Duration = Duration::from_secs(120);
 
 /// Common names of a generated root and intermediate; each gets a random suffix, so that no two
 /// authorities ever share a name (a client that looks an issuer up by name finds the right one).
@@ -61,6 +68,18 @@ impl Default for AuthorityValidity {
         Self {
             root: DAY * 3652,
             intermediate: DAY * 1096,
+        }
+    }
+}
+
+impl AuthorityValidity {
+    /// An authority that signs for so long. The root outlives it by custom, not by need: its key is
+    /// gone.
+    pub fn of(seconds: i64) -> Self {
+        let intermediate = Duration::from_secs(seconds.unsigned_abs());
+        Self {
+            root: Self::default().root.max(intermediate),
+            intermediate,
         }
     }
 }
@@ -165,6 +184,62 @@ impl Authority {
         Ok(authority)
     }
 
+    /// Reads what was [`load`](Self::load)ed once, and kept since: judged at the moment of its time
+    /// that is nearest to `now`, so that what has expired can still be told, trusted and replaced.
+    pub fn restore(
+        tls_crt: &[u8],
+        tls_key: &[u8],
+        ca_crt: &[u8],
+        now: Timestamp,
+    ) -> Result<Self, AuthorityFault> {
+        // Each certificate of a chain may move it once in each direction.
+        const MOST_MOVES: usize = 8;
+        let mut at = now;
+        let mut moves = 0;
+        loop {
+            let fault = match Self::load(tls_crt, tls_key, ca_crt, at, &[]) {
+                Ok(authority) => return Ok(authority),
+                Err(fault) => fault,
+            };
+            at = match &fault {
+                AuthorityFault::Expired { at: end, .. } => end.checked_sub(LAST_MOMENT).ok(),
+                AuthorityFault::NotYetValid { from, .. } => Some(*from),
+                _ => None,
+            }
+            .filter(|_| moves < MOST_MOVES)
+            .ok_or(fault)?;
+            moves += 1;
+        }
+    }
+
+    /// Whether it can sign, at this time, for every name of the endpoint.
+    pub fn check_endpoint(
+        &self,
+        endpoint_names: &[String],
+        now: Timestamp,
+    ) -> Result<(), AuthorityFault> {
+        let server = ServerLeaf {
+            names: endpoint_names.to_vec(),
+            duration: Duration::from_secs(3600),
+        };
+        self.issue_server(&server, now, [1; 16])
+            .map(|_| ())
+            .map_err(|error| self.fault_of(error, endpoint_names))
+    }
+
+    /// What a ledger says of it.
+    pub fn entry(&self, source: Option<String>, since: Timestamp) -> Entry {
+        Entry {
+            fingerprint: self.fingerprint(),
+            subject: chain::subject_of(self.signer()),
+            source,
+            not_before: self.not_before,
+            not_after: self.not_after,
+            since,
+            settled: None,
+        }
+    }
+
     /// The entries of the Secret that [`load`](Self::load) reads: `tls.crt`, `tls.key` (PKCS#8 if
     /// generated, else as it was given) and `ca.crt`.
     pub fn to_secret(&self) -> SecretData {
@@ -192,6 +267,12 @@ impl Authority {
     /// The certificates between a leaf and the root, as a TLS endpoint sends them.
     pub fn intermediates(&self) -> &[CertificateDer<'static>] {
         &self.intermediates
+    }
+
+    /// Every certificate, the one that signs first and the root last.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        let above = self.intermediates.iter().cloned();
+        above.chain([self.root.clone()]).collect()
     }
 
     pub fn root(&self) -> &CertificateDer<'static> {
@@ -226,11 +307,7 @@ impl Authority {
         let fault = |error| self.fault_of(error, endpoint_names);
         self.check_copied_subject(now)?;
         if !endpoint_names.is_empty() {
-            let server = ServerLeaf {
-                names: endpoint_names.to_vec(),
-                duration: SHORT,
-            };
-            self.issue_server(&server, now, [1; 16]).map_err(fault)?;
+            self.check_endpoint(endpoint_names, now)?;
         }
         let client = ClientLeaf {
             user: "trial".to_owned(),
@@ -308,7 +385,7 @@ fn authority_params(
     path_length: u8,
 ) -> Result<CertificateParams, GenerateError> {
     let from = now
-        .checked_sub(BACKDATE)
+        .checked_sub(AUTHORITY_BACKDATE)
         .map_err(|_| GenerateError::Validity)?;
     let until = now
         .checked_add(validity)

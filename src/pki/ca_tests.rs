@@ -127,12 +127,12 @@ fn a_generated_authority_is_what_strict_clients_want() {
         );
         assert_eq!(
             timestamp(certificate.validity().not_before.timestamp()),
-            now() - BACKDATE
+            now() - AUTHORITY_BACKDATE
         );
         assert_eq!(certificate.raw_serial().len(), 16);
     }
     assert_eq!(authority.not_after(), now() + DAY * 1096);
-    assert_eq!(authority.not_before(), now() - BACKDATE);
+    assert_eq!(authority.not_before(), now() - AUTHORITY_BACKDATE);
     assert_eq!(authority.bundle().pem().matches("BEGIN").count(), 2);
     assert_eq!(authority.chain_pem().matches("BEGIN").count(), 1);
     assert!(authority.bundle().pem().ends_with(&authority.chain_pem()));
@@ -445,13 +445,13 @@ fn files_that_clients_could_not_use_are_refused() {
             fixture!("oldroot.crt"),
         ),
         (
-            "AuthoritySubject",
+            "AuthoritySubjectJoined",
             fixture!("multivalued.crt"),
             fixture!("multivalued.key"),
             root,
         ),
         (
-            "AuthoritySubject",
+            "AuthoritySubjectRepeated",
             fixture!("repeated.crt"),
             fixture!("repeated.key"),
             root,

@@ -340,7 +340,11 @@ fn check_subject(certificate: &X509Certificate<'_>) -> Result<(), AuthorityFault
         let mut attributes = attributes.iter();
         match (attributes.next(), attributes.next()) {
             (Some(attribute), None) => types.push(attribute.attr_type().clone()),
-            (Some(_), Some(_)) => return refuse("it joins several attributes with a plus sign"),
+            (Some(_), Some(_)) => {
+                return Err(AuthorityFault::SubjectJoined {
+                    subject: name(certificate),
+                });
+            }
             (None, _) => return refuse("it has an empty part"),
         }
     }
@@ -349,7 +353,9 @@ fn check_subject(certificate: &X509Certificate<'_>) -> Result<(), AuthorityFault
     }
     let repeated = (1..types.len()).any(|index| types[..index].contains(&types[index]));
     if repeated {
-        return refuse("it has the same attribute type more than once");
+        return Err(AuthorityFault::SubjectRepeated {
+            subject: name(certificate),
+        });
     }
     Ok(())
 }

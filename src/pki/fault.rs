@@ -98,12 +98,24 @@ pub enum AuthorityFault {
         "{subject} is signed with an algorithm that cannot be checked here ({algorithm}): use RSA or ECDSA with SHA-256 or SHA-384, or Ed25519"
     )]
     SignatureUnsupported { subject: String, algorithm: String },
+    #[error(
+        "the subject {subject:?} cannot be used as an issuer: it has the same attribute type more than once; use a subject that has each only once"
+    )]
+    SubjectRepeated { subject: String },
+    #[error(
+        "the subject {subject:?} cannot be used as an issuer: it joins several attributes with a plus sign; use one that lists them one by one"
+    )]
+    SubjectJoined { subject: String },
     #[error("the subject {subject:?} cannot be used as an issuer: {why}")]
     SubjectNotCopyable { subject: String, why: &'static str },
     #[error(
         "{name:?} is neither a DNS name nor an IP address, so no certificate can be made for it"
     )]
     EndpointName { name: String },
+    #[error(
+        "ledger.json cannot be read: it tells which authority is in which phase; restore the Secret from a backup, or take that entry out and the one in tls.crt counts alone"
+    )]
+    Ledger,
     #[error("a certificate signed by {subject} does not pass verification: {why}")]
     Unusable { subject: String, why: String },
 }
@@ -133,8 +145,11 @@ impl AuthorityFault {
             Self::WeakSignature { .. } => "AuthorityWeakSignature",
             Self::WeakKey { .. } => "AuthorityWeakKey",
             Self::SignatureUnsupported { .. } => "AuthoritySignatureUnsupported",
+            Self::SubjectRepeated { .. } => "AuthoritySubjectRepeated",
+            Self::SubjectJoined { .. } => "AuthoritySubjectJoined",
             Self::SubjectNotCopyable { .. } => "AuthoritySubject",
             Self::EndpointName { .. } => "EndpointNameInvalid",
+            Self::Ledger => "AuthorityLedgerUnreadable",
             Self::Unusable { .. } => "AuthorityUnusable",
         }
     }

@@ -341,6 +341,11 @@ fn uri_name(uri: &str) -> Result<SanType, IssueError> {
     Ok(SanType::URI(uri.try_into().map_err(|_| refused())?))
 }
 
+/// Whether a certificate can be made for this name of an endpoint.
+pub fn is_endpoint_name(name: &str) -> bool {
+    server_name(name).is_ok()
+}
+
 fn server_name(name: &str) -> Result<SanType, IssueError> {
     let refused = || IssueError::Name {
         name: super::fault::quoted(name),

@@ -7,6 +7,8 @@
 //! | `fault.rs` | [`AuthorityFault`]: one variant, one reason and one way out for each thing wrong with them |
 //! | `key.rs` | private keys: read in every form that tools write, made in the one that all tools read |
 //! | `leaf.rs` | [`ClientLeaf`] and [`ServerLeaf`]: what we sign, and when it is renewed |
+//! | `ledger.rs` | [`Ledger`]: which authorities are in use together, and in which phase |
+//! | `succession.rs` | [`Succession`]: the same with certificates and keys, as one Secret keeps it |
 //! | `verify.rs` | the judgement of a peer on what we signed, made before anybody else makes it |
 //! | `identity.rs` | [`Identity`] and [`HookUri`]: who a verified certificate says it is |
 //! | `token.rs` | [`Ring`]: tokens derived from a master key, never stored |
@@ -25,6 +27,8 @@ mod fault;
 mod identity;
 mod key;
 mod leaf;
+mod ledger;
+mod succession;
 mod token;
 mod verify;
 
@@ -43,9 +47,15 @@ use sha2::{Digest, Sha256};
 pub use ca::{Authority, AuthorityNames, AuthoritySerials, AuthorityValidity, GenerateError};
 pub use fault::{AuthorityFault, Part};
 pub use identity::{CertificateUri, HookUri, Identity, IdentityError};
-pub use leaf::{ClientLeaf, IssueError, Issued, SHORTEST_DURATION, ServerLeaf, renewal_time};
+pub use leaf::{
+    ClientLeaf, IssueError, Issued, SHORTEST_DURATION, ServerLeaf, is_endpoint_name, renewal_time,
+};
+pub use ledger::{Entry, Ledger, Step};
+pub use succession::Succession;
 pub use token::{Ring, RingError};
 pub use verify::{Purpose, VerifyError, public_key_matches, verify_chain, verify_name};
+
+const END_CERTIFICATE: &str = "-----END CERTIFICATE-----\n";
 
 /// The entries of a Secret, on their way to the API server.
 pub type SecretData = BTreeMap<String, SecretBox<[u8]>>;
@@ -71,6 +81,13 @@ impl Bundle {
 
     pub fn pem(&self) -> &str {
         &self.0
+    }
+
+    /// Whether a file has each of these certificates, wherever they stand in it.
+    pub fn is_in(&self, pem: &str) -> bool {
+        self.0
+            .split_inclusive(END_CERTIFICATE)
+            .all(|block| pem.contains(block))
     }
 }
 
@@ -160,7 +177,7 @@ fn certificate_pem(der: &[u8]) -> String {
         text.push('\n');
         rest = following;
     }
-    text.push_str("-----END CERTIFICATE-----\n");
+    text.push_str(END_CERTIFICATE);
     text
 }
 
@@ -207,6 +224,9 @@ mod tests {
             format!("{}{}", certificate_pem(&first), certificate_pem(&second))
         );
         assert!(bundle.pem().lines().all(|line| line.len() <= 64));
+        let both = [&second, &first].map(|der| certificate_pem(der));
+        assert!(bundle.is_in(&both.concat()));
+        assert!(both.iter().all(|one| !bundle.is_in(one)));
     }
 
     #[test]

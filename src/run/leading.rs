@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
+use jiff::{SignedDuration, Timestamp};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{mpsc, watch};
@@ -16,6 +17,7 @@ use super::named;
 use crate::api::KrakeHook;
 use crate::callout::{self, Calls};
 use crate::cluster::apply::Writer;
+use crate::cluster::authority::AuthorityWriter;
 use crate::cluster::certificates::CertificateWriter;
 use crate::cluster::connect::Clients;
 use crate::cluster::fence::Fence;
@@ -23,14 +25,16 @@ use crate::cluster::observe::Caches;
 use crate::cluster::role::Role;
 use crate::cluster::term::Term;
 use crate::config::Config;
+use crate::controllers::authority::{self, InUse};
 use crate::controllers::backoff::Backoff;
 use crate::controllers::election::Tasks;
 use crate::controllers::feed::Feed;
 use crate::controllers::synced::Waiter;
-use crate::controllers::{certificate, guard, hook};
+use crate::controllers::{certificate, guard, hook, keeper};
 use crate::decide::Settings;
+use crate::decide::authority::AuthoritySettings;
 use crate::metrics::Metrics;
-use crate::pki::{Authority, Ring};
+use crate::pki::{AuthorityValidity, Ring};
 
 /// What the leader's tasks are made of.
 pub struct Leading {
@@ -42,8 +46,8 @@ pub struct Leading {
     pub clients: Clients,
     /// Derives tokens.
     pub ring: Arc<Ring>,
-    /// The authority that signs now, and every one that will; `None` without TLS.
-    pub authority: Option<watch::Receiver<Arc<Authority>>>,
+    /// The authorities in use now, and whatever will be; `None` without TLS.
+    pub in_use: Option<watch::Sender<Arc<InUse>>>,
     /// Whether the admission policy fences writes to Secrets.
     pub fence: Fence,
     /// What watches have heard.
@@ -73,13 +77,19 @@ impl Leading {
         let (calls, caller, called) = callout::channel();
         tasks.spawn(named("caller", caller.run()));
         self.spawn_guards(&mut tasks, writer.clone(), stop);
-        if let Some(authority) = &self.authority {
+        if let Some(in_use) = &self.in_use {
+            let keeping = AuthorityWriter {
+                client: client.clone(),
+                namespace: self.namespace.clone(),
+                recorder: recorder.clone(),
+            };
+            self.spawn_keeper(&mut tasks, keeping, in_use.clone(), stop);
             let writer = CertificateWriter {
                 client,
                 fence: self.fence.clone(),
                 recorder,
             };
-            self.spawn_certificates(&mut tasks, writer, authority.clone(), stop);
+            self.spawn_certificates(&mut tasks, writer, in_use.subscribe(), stop);
         }
         self.spawn_hooks(&mut tasks, writer, term, calls, called, stop);
         tasks
@@ -101,16 +111,48 @@ impl Leading {
         }));
     }
 
+    /// The certificate authorities: makes, imports and rotates them.
+    fn spawn_keeper(
+        &self,
+        tasks: &mut Tasks,
+        writer: AuthorityWriter,
+        in_use: watch::Sender<Arc<InUse>>,
+        stop: &CancellationToken,
+    ) {
+        let certificates = &self.config.certificates;
+        let source = &self.config.callback.tls.intermediate_src;
+        let seconds = SignedDuration::from_secs;
+        let context = keeper::Context {
+            writer,
+            watches: Role::Replica.client(&self.clients.watches),
+            caches: self.caches.clone(),
+            synced: self.synced.clone(),
+            settings: AuthoritySettings {
+                namespace: self.namespace.clone(),
+                source: Some(source.clone()).filter(|source| !source.is_empty()),
+                propagation: seconds(certificates.propagation_seconds),
+            },
+            endpoint_names: self.config.endpoint_names(&self.namespace),
+            validity: AuthorityValidity::of(certificates.authority_duration_seconds),
+            leaf: seconds(certificates.duration_seconds),
+            in_use,
+            metrics: self.metrics.clone(),
+        };
+        let stopped = stop.clone().cancelled_owned();
+        let keeping = keeper::run(context, Timestamp::now, stopped);
+        tasks.spawn(named("keeper", keeping));
+    }
+
     /// Client certificates.
     fn spawn_certificates(
         &self,
         tasks: &mut Tasks,
         writer: CertificateWriter,
-        authority: watch::Receiver<Arc<Authority>>,
+        in_use: watch::Receiver<Arc<InUse>>,
         stop: &CancellationToken,
     ) {
         let metrics = self.metrics.clone();
-        let context = certificate::Context::new(writer, authority, &self.config, metrics);
+        let context = certificate::Context::new(writer, in_use, &self.config, metrics);
         let watches = Role::Replica.client(&self.clients.watches);
         let stopped = stop.clone().cancelled_owned();
         tasks.spawn(named("certificates", async move {
@@ -147,19 +189,26 @@ impl Leading {
         let stopped = stop.clone().cancelled_owned();
         tasks.spawn(named("hooks", async move {
             hook::run(context, changes, changed, stopped).await;
-            drop(keep);
+        }));
+        let in_use = self.in_use.as_ref().map(watch::Sender::subscribe);
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(named("bundle", async move {
+            match in_use {
+                Some(in_use) => authority::tell_bundle(in_use, keep, stopped).await,
+                None => {
+                    stopped.await;
+                    drop(keep);
+                }
+            }
         }));
     }
 
     fn settings(&self, term: &Term) -> Settings {
-        let bundle = self
-            .authority
-            .as_ref()
-            .map(|authority| authority.borrow().bundle().pem().to_owned());
         Settings {
             endpoint: self.config.endpoint(&self.namespace),
             tls: self.config.callback.tls.enabled,
-            bundle: bundle.unwrap_or_default(),
+            // Comes from whoever hears which authorities are in use.
+            bundle: String::new(),
             key_id: self.ring.current_id().to_owned(),
             hooks: self.config.hooks.clone(),
             // A term, not a pod: in a new one nobody has been called yet.

@@ -4,6 +4,7 @@ pub mod build;
 mod collector;
 mod makers;
 pub mod merge;
+pub mod own;
 mod server;
 pub mod world;
 

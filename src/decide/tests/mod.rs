@@ -12,3 +12,4 @@ mod rests;
 
 mod stories;
 mod told;
+mod trust;

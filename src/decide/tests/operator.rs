@@ -98,6 +98,11 @@ impl Operator {
         self
     }
 
+    /// Pods are to trust something else from now on; an empty bundle: nothing is known to sign.
+    pub fn trust(&mut self, bundle: &str) {
+        bundle.clone_into(&mut self.settings.bundle);
+    }
+
     /// Somebody does something; then operator and cluster work until they rest.
     pub fn act(&mut self, act: impl FnOnce(&mut World)) -> Next {
         // A rollout while the operator is away makes pods that nobody guards yet: a stated limit.

@@ -1,0 +1,107 @@
+//! `HookAuthority`: what there is to see of the certificate authority; one, made by the operator.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// The HookAuthority `krake-hooks` in the operator's namespace shows which certificate authority
+/// signs, until when, and whether a rotation is under way. The operator makes it and writes its
+/// status; the authorities themselves are in the Secret `krake-hooks-ca`. Annotate it with
+/// `hooks.krake.dev/rotate=now` (any value that is not the last one) and the authority that the
+/// operator has made is replaced by a new one, without one failed acknowledgement.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "hooks.krake.dev",
+    version = "v1alpha1",
+    kind = "HookAuthority",
+    plural = "hookauthorities",
+    namespaced,
+    status = "HookAuthorityStatus",
+    derive = "PartialEq",
+    shortname = "ha",
+    category = "krake",
+    doc = "The certificate authority of the callback and its clients, shown by the operator.",
+    validation = Rule::new("self.metadata.name == 'krake-hooks'").message("metadata.name: the operator shows its authority in the HookAuthority krake-hooks of its own namespace, and reads no other"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Signer", type_ = "string", json_path = ".status.signer"),
+    printcolumn(name = "Source", type_ = "string", json_path = ".status.source"),
+    printcolumn(name = "SourceReady", type_ = "string", json_path = r#".status.conditions[?(@.type=="SourceReady")].status"#),
+    printcolumn(name = "Until", type_ = "string", json_path = ".status.notAfter"),
+    printcolumn(name = "Rotation", type_ = "string", json_path = r#".status.conditions[?(@.type=="Rotating")].reason"#),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HookAuthoritySpec {}
+
+/// What is in use.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HookAuthorityStatus {
+    /// `Ready`: an authority signs. `SourceReady`: the user's own is good, or none is configured.
+    /// `Rotating`: another one is about to sign, or one that did is still trusted. `Expiring`: the
+    /// user's own nears its end, and nobody but the user can replace it.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// First 16 digits of the SHA-256 fingerprint of the certificate that signs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
+    /// Where it comes from: `Operator`, or the name of the user's Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// It signs nothing beyond this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Time>,
+    /// An authority that the operator has made is replaced from this time on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation_time: Option<Time>,
+    /// Value of `hooks.krake.dev/rotate` that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_for: Option<String>,
+    /// All that are in use, in the order in which they sign.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["fingerprint"]))]
+    pub authorities: Vec<AuthorityInUse>,
+}
+
+/// One authority.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorityInUse {
+    /// SHA-256 fingerprint of the certificate that signs, hexadecimal.
+    pub fingerprint: String,
+    /// Subject of that certificate.
+    pub subject: String,
+    /// What it is used for.
+    pub phase: AuthorityPhase,
+    /// Where it comes from: `Operator`, or the name of the user's Secret.
+    pub source: String,
+    /// It is valid from here.
+    pub not_before: Time,
+    /// It is valid until here.
+    pub not_after: Time,
+    /// Since when it is in its phase.
+    pub since: Time,
+}
+
+/// What an authority is used for.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuthorityPhase {
+    /// It is trusted and in the bundles of all hooks, and signs nothing yet.
+    Prepared,
+    /// It signs.
+    Active,
+    /// It signs nothing any more, and is trusted until no certificate of it is in use.
+    Retiring,
+}
+
+impl AuthorityPhase {
+    /// The word in status and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepared => "Prepared",
+            Self::Active => "Active",
+            Self::Retiring => "Retiring",
+        }
+    }
+}

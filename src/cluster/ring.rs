@@ -1,0 +1,116 @@
+//! The ring of master keys, in a Secret of the operator's own.
+//!
+//! # Guarantees
+//! - It is made once: `create` alone, and whoever loses the race reads what the winner wrote, so two
+//!   replicas never have two.
+//! - No new ring while any `HookGuard` exists: pods hold tokens that a new one would not know.
+//! - Nothing found bad is replaced.
+
+use kube::Client;
+use secrecy::ExposeSecret;
+use thiserror::Error;
+
+use super::own_secrets::{OwnSecrets, Wrote};
+use super::{Error as ServerError, said};
+use crate::api::names;
+use crate::pki::{Ring, RingError, SecretData};
+
+/// Why the operator does not start; one line that names the object and the way out.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// The ring is gone and tokens that it made are in use.
+    #[error(
+        "MasterKeyLost: Secret {namespace}/{} does not exist, but HookGuards do, so pods hold tokens that only its keys can verify. Restore it from a backup; or, if there is none, run `krake-hooks release-all`, delete what `kubectl get hookguards` still shows, and start again: every injected workload then rolls out anew",
+        names::RING_SECRET
+    )]
+    MasterKeyLost {
+        /// The operator's namespace.
+        namespace: String,
+    },
+    /// The ring cannot be used.
+    #[error(
+        "Secret {namespace}/{} is not a ring of master keys: {source}. Restore it from a backup; deleting it makes every token in use worthless",
+        names::RING_SECRET
+    )]
+    Ring {
+        /// The operator's namespace.
+        namespace: String,
+        /// What is wrong.
+        source: RingError,
+    },
+    /// The Secret cannot be read or created.
+    #[error(transparent)]
+    Secret(#[from] ServerError),
+    /// It cannot be found out whether HookGuards exist.
+    #[error("list HookGuards: {}", said(.0))]
+    Guards(kube::Error),
+    /// It is created and deleted by somebody else all the time.
+    #[error(
+        "Secret {namespace}/{name} exists when it is to be created, and does not when it is to be read; who deletes it?"
+    )]
+    Vanishing {
+        /// The operator's namespace.
+        namespace: String,
+        /// Name of the Secret.
+        name: String,
+    },
+}
+
+/// Reads the ring of master keys, or makes it if no HookGuard exists.
+pub async fn load_or_create_ring(
+    client: &Client,
+    namespace: &str,
+    guards_exist: impl Future<Output = Result<bool, kube::Error>>,
+) -> Result<Ring, BootError> {
+    let secrets = OwnSecrets {
+        client: client.clone(),
+        namespace: namespace.to_owned(),
+    };
+    if let Some(read) = secrets.read(names::RING_SECRET).await? {
+        return ring_of(namespace, &read.entries);
+    }
+    if guards_exist.await.map_err(BootError::Guards)? {
+        // Another replica may just have made the ring and, with it, the first guard.
+        return match secrets.read(names::RING_SECRET).await? {
+            Some(read) => ring_of(namespace, &read.entries),
+            None => Err(BootError::MasterKeyLost {
+                namespace: namespace.to_owned(),
+            }),
+        };
+    }
+    let ring = Ring::generate(rand::random());
+    match secrets
+        .create(names::RING_SECRET, &ring.to_secret())
+        .await?
+    {
+        Wrote::Yes => {
+            tracing::info!(
+                namespace,
+                secret = names::RING_SECRET,
+                "made a new ring of master keys; back it up"
+            );
+            Ok(ring)
+        }
+        Wrote::SomebodyWasFaster => match secrets.read(names::RING_SECRET).await? {
+            Some(read) => ring_of(namespace, &read.entries),
+            None => Err(BootError::Vanishing {
+                namespace: namespace.to_owned(),
+                name: names::RING_SECRET.to_owned(),
+            }),
+        },
+    }
+}
+
+fn ring_of(namespace: &str, entries: &SecretData) -> Result<Ring, BootError> {
+    let entries = entries
+        .iter()
+        .map(|(entry, content)| (entry.as_str(), content.expose_secret()));
+    Ring::from_secret(entries).map_err(|source| BootError::Ring {
+        namespace: namespace.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+#[path = "ring_tests.rs"]
+mod tests;
