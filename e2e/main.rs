@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod acknowledge;
+mod authority;
 mod callout;
 mod certificate;
 mod clients;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         endpoint::stories(),
         replicas::stories(),
         unreadable::stories(),
+        authority::stories(),
         crash::stories(),
         undo::stories(),
         // Last: the operator has been taken away in it, with everything.

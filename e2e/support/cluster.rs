@@ -65,12 +65,23 @@ impl Cluster {
 
     /// A client that acts as somebody else.
     pub async fn client_as(&self, user: Option<&str>) -> Result<Client, String> {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).map_err(|e| e.to_string())?;
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .map_err(|e| e.to_string())?;
+        let mut config = self.config().await?;
         config.auth_info.impersonate = user.map(str::to_owned);
         Client::try_from(config).map_err(|e| e.to_string())
+    }
+
+    /// A client that takes a 503 for an answer, where others ask again for minutes.
+    pub async fn client_once(&self) -> Result<Client, String> {
+        let mut config = self.config().await?;
+        config.default_retry = false;
+        Client::try_from(config).map_err(|e| e.to_string())
+    }
+
+    async fn config(&self) -> Result<Config, String> {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).map_err(|e| e.to_string())?;
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .map_err(|e| e.to_string())
     }
 
     /// Whether the API server answers, and how many nodes can run pods.

@@ -143,13 +143,19 @@ impl Operator {
 
     /// Gives it another configuration and restarts it; an empty one is all defaults.
     pub async fn configure(&self, yaml: &str) {
+        self.leave().await;
+        self.begin(yaml).await;
+        self.ready().await;
+    }
+
+    /// Brings it back with another configuration, and does not wait until it is ready.
+    pub async fn begin(&self, yaml: &str) {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
         let patch = json!({"data": {"config.yaml": yaml}});
         maps.patch(CONFIG_MAP, &PatchParams::default(), &Patch::Merge(&patch))
             .await
             .expect("the operator's configuration can be written");
-        self.leave().await;
-        self.come_back().await;
+        self.scale(REPLICAS as i32).await;
     }
 
     /// Undoes what a story did to it, whether or not the story came to its end.
