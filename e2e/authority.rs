@@ -258,8 +258,9 @@ async fn kept_through_every_fault(
     assert_eq!(version(authorities.state().await), before);
 }
 
-/// Each of them opens a connection for each acknowledgement and reads its files anew, as curl does;
-/// each acknowledgement says something new, so that each is a write that counts.
+/// Each of them opens a connection for each acknowledgement, with a copy of what its files say now
+/// (requests opens what it is given twice, and a renewal may come between); each acknowledgement
+/// says something new, so that each is a write that counts.
 async fn twenty_clients_acknowledge_through_rotations_and_none_fails(stage: Stage) {
     let (operator, authorities) = scene(&stage).await;
     // A kubelet of these clusters looks every ten seconds or so.
@@ -408,12 +409,16 @@ os.nice(10)
 url, token = os.environ["KRAKE_COMPLETE_ENDPOINT"], os.environ["KRAKE_TOKEN"]
 answered, failed, lock = {}, [], threading.Lock()
 def client(name):
-    number = 0
+    number, own = 0, f"/tmp/{name}.pem"
     while True:
         number += 1
+        with open("/etc/krake_cert/bundle.pem", "rb") as file:
+            bundle = file.read()
+        with open(own, "wb") as file:
+            file.write(bundle)
         try:
             answer = requests.put(f"{url}/{name}", json={"token": token, "message": str(number)},
-                verify="/etc/krake_cert/ca-bundle.pem", cert="/etc/krake_cert/bundle.pem", timeout=30)
+                verify="/etc/krake_cert/ca-bundle.pem", cert=own, timeout=30)
             failure = None if answer.status_code == 200 else f"{answer.status_code} {answer.text}"
         except Exception as error:
             failure = repr(error)
