@@ -15,7 +15,8 @@
 //! 6. [`callout`]: calling the app.
 //! 7. [`pki`]: certificates and tokens; bytes in, bytes out.
 //! 8. [`run`]: all tasks of the operator, of each replica and of the one that leads. [`release`]: `release-all`. [`config`], [`cli`],
-//!    [`admin`], [`metrics`], [`telemetry`]: the rest of a program.
+//!    [`admin`], [`metrics`], [`telemetry`]: the rest of a program. [`planted`]: mistakes on
+//!    purpose, in no build that anybody runs.
 //!
 //! Arrows point one way: `api ← decide ← {cluster, controllers, callback, callout} ← run`; `pki`
 //! depends on nothing of ours.
@@ -31,6 +32,7 @@ pub mod controllers;
 pub mod decide;
 pub mod metrics;
 pub mod pki;
+pub mod planted;
 pub mod release;
 pub mod run;
 pub mod telemetry;

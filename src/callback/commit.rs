@@ -25,6 +25,7 @@ use crate::api::status::AckResult;
 use crate::cluster::acknowledge::{self, AcknowledgeError};
 use crate::decide::ack::{self, Incoming, Look, Verdict, Write};
 use crate::metrics::{CommitOutcome, LookupReason, Metrics};
+use crate::planted::{self, Bug};
 
 /// How many may wait for one hook.
 const MOST_WAITING: usize = 1024;
@@ -277,9 +278,17 @@ impl Worker {
     async fn write(&self, group: Vec<Decided>) -> (Option<Sight>, Vec<Waiting>) {
         let HookName { namespace, name } = &self.hook;
         let committer = &self.committer;
-        let tests = &group[0].write.tests;
-        let patch = ack::patch(tests, group.iter().map(|decided| &decided.write));
+        let mut tests = group[0].write.tests.clone();
+        if planted::is(Bug::RequestNotTested) {
+            tests.retain(|test| !test.path.starts_with("/status/request"));
+        }
+        let patch = ack::patch(&tests, group.iter().map(|decided| &decided.write));
         let asked = Instant::now();
+        if planted::is(Bug::AnswerBeforeWrite) {
+            group.into_iter().for_each(Decided::written);
+            let _ = acknowledge::write(&committer.client, namespace, name, patch).await;
+            return (None, Vec::new());
+        }
         let answer = acknowledge::write(&committer.client, namespace, name, patch).await;
         let outcome = match &answer {
             Ok(_) => CommitOutcome::Written,
@@ -314,6 +323,7 @@ impl Worker {
                 let seen = seen.ok();
                 for decided in group {
                     match &seen {
+                        _ if planted::is(Bug::LostAnswerCounts) => decided.written(),
                         Some(seen) if decided.stands_in(&seen.hook) => decided.written(),
                         _ => decided.waiting.answer(Outcome::Unavailable),
                     }
@@ -449,6 +459,8 @@ fn decide_all(sight: &Sight, everyone: Vec<Waiting>) -> Round {
                 continue;
             }
             Verdict::Replayed { request } => Outcome::Replayed { request },
+            Verdict::NotAsked if planted::is(Bug::UnaskedCounts) => replayed_falsely(),
+            Verdict::Late if planted::is(Bug::LateCounts) => replayed_falsely(),
             Verdict::NotAsked => Outcome::NotAsked,
             Verdict::Late => Outcome::Late,
             Verdict::Anonymous => Outcome::Anonymous,
@@ -459,4 +471,9 @@ fn decide_all(sight: &Sight, everyone: Vec<Waiting>) -> Round {
         waiting.answer(outcome);
     }
     round
+}
+
+/// What only a mistake on purpose answers.
+fn replayed_falsely() -> Outcome {
+    Outcome::Replayed { request: None }
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::api::{KrakeHook, KrakeHookStatus, names};
 use crate::decide::Seen;
 use crate::decide::seen::Dependent;
+use crate::planted::{self, Bug};
 
 const API: &str = "hooks.krake.dev/v1alpha1";
 
@@ -128,7 +129,7 @@ pub fn status(hook: &KrakeHook, status: &KrakeHookStatus) -> Value {
         _ => Map::new(),
     };
     fields.remove("acknowledgements");
-    json!({
+    let mut object = json!({
         "apiVersion": API,
         "kind": "KrakeHook",
         "metadata": {
@@ -137,5 +138,11 @@ pub fn status(hook: &KrakeHook, status: &KrakeHookStatus) -> Value {
             "resourceVersion": hook.metadata.resource_version,
         },
         "status": fields,
-    })
+    });
+    if planted::is(Bug::StatusForced)
+        && let Some(metadata) = object["metadata"].as_object_mut()
+    {
+        metadata.remove("resourceVersion");
+    }
+    object
 }

@@ -19,6 +19,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::planted::{self, Bug};
+
 /// A term; clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Term(Arc<Shared>);
@@ -76,6 +78,9 @@ impl Term {
     /// Sends a write, if the term goes on, and waits for its answer at most until the term is over.
     pub async fn fence<T>(&self, write: impl Future<Output = T>) -> Result<T, NotLeading> {
         let _under_way = self.0.writes.token();
+        if planted::is(Bug::WriteAfterLeaseLoss) {
+            return Ok(write.await);
+        }
         if !self.goes_on() {
             return Err(NotLeading);
         }

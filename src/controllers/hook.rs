@@ -17,12 +17,13 @@ use super::synced::Waiter;
 use crate::api::KrakeHook;
 use crate::callout::Calls;
 use crate::cluster::apply::Writer;
-use crate::cluster::observe::{Caches, observe};
+use crate::cluster::observe::{Caches, observe, workload};
 use crate::cluster::{Class, Error};
 use crate::decide::mend;
 use crate::decide::seen::{CallsMade, Secrets};
 use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 
 /// Reconciles that run at once; each waits for the API server most of its time.
 const AT_ONCE: u16 = 16;
@@ -91,7 +92,11 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     context.synced.wait().await;
     let object = ObjectRef::from_obj(hook.as_ref());
     let hook = context.newest(hook);
-    let mut seen = observe(&context.writer.client, &context.caches, &hook).await?;
+    let seen = observe(&context.writer.client, &context.caches, &hook).await;
+    if seen.is_err() && planted::is(Bug::FinalizerDroppedOnError) {
+        context.drop_finalizer(&hook).await?;
+    }
+    let mut seen = seen?;
     let uid = seen.hook_uid().to_owned();
     seen.injections = context.injected_lately(&uid, Timestamp::now());
     seen.secrets = context.may_ask(&uid, Timestamp::now());
@@ -231,6 +236,23 @@ impl Context {
         };
         times.retain(|at| now.duration_since(*at) < LATELY);
         times.clone()
+    }
+
+    /// What only a mistake on purpose does.
+    async fn drop_finalizer(&self, hook: &KrakeHook) -> Result<(), Error> {
+        let namespace = hook.namespace().unwrap_or_default();
+        let reference = &hook.spec.workload;
+        let found = workload(
+            &self.writer.client,
+            reference.known_kind(),
+            &namespace,
+            &reference.name,
+        );
+        if let Some(workload) = found.await? {
+            let uid = workload.metadata.uid.clone().unwrap_or_default();
+            self.writer.release(&namespace, &workload, &uid).await?;
+        }
+        Ok(())
     }
 
     fn forget(&self, uid: &str) {

@@ -14,6 +14,7 @@ use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::krake_hook::{CallOutMode, OnTimeout, QuorumPolicy};
 use crate::api::status::{Deletion, Outcome, Phase, RequestState, ShutdownRequest, Terms, Trigger};
 use crate::api::{HookKind, names};
+use crate::planted::Bug;
 
 impl Plan<'_> {
     /// Asks the app before a workload comes to rest that nobody deletes. True when it has answered, or
@@ -307,9 +308,12 @@ impl Plan<'_> {
     /// app's whole time: the app gets all of it anew.
     fn take_over(&mut self) {
         let leader = self.settings.leader.clone();
+        let keeps_deadline = self.settings.planted.has(Bug::DeadlineKept);
         self.change_request(|request| {
             request.leader = leader;
-            begin_round(request);
+            if !keeps_deadline {
+                begin_round(request);
+            }
         });
         self.keep_waiting();
     }

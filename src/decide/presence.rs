@@ -15,6 +15,7 @@ use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::kind::Change;
 use crate::api::status::{AckResult, Phase};
 use crate::api::{HookKind, names};
+use crate::planted::Bug;
 
 /// How long after a refusal that only a person can mend it is tried again.
 const AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(8);
@@ -517,6 +518,7 @@ impl Plan<'_> {
                 && c.metadata.deletion_timestamp.is_none()
                 && is_owned_by(&c.metadata, &uid)
         });
+        let watched = watched || self.settings.planted.has(Bug::CanaryForgotten);
         if held && !watched {
             // One that somebody deletes stands there by its finalizer alone, and is of no use.
             if self.seen.canaries.iter().any(|c| {
@@ -533,6 +535,9 @@ impl Plan<'_> {
     /// Puts the guard on everything the workload has made that lacks it. True when nothing does, and
     /// every live pod is, or belongs to, one of them.
     pub(super) fn guard_dependents(&mut self, workload: &Workload) -> bool {
+        if self.settings.planted.has(Bug::GuardForgotten) {
+            return true;
+        }
         let Some(guard) = guard_uid(self.seen).map(ToOwned::to_owned) else {
             return false;
         };

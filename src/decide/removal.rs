@@ -12,6 +12,7 @@ use super::workload::Workload;
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::names;
 use crate::api::status::{Deletion, Outcome, Phase, RequestState, Trigger};
+use crate::planted::Bug;
 
 impl Plan<'_> {
     /// What to do about a workload that somebody deletes, or whose namespace goes.
@@ -62,12 +63,18 @@ impl Plan<'_> {
     }
 
     fn release(&mut self, workload: &Workload, outcome: Outcome, message: &str) {
-        self.close_for(workload, Trigger::Delete, outcome, message);
+        if !self.settings.planted.has(Bug::ReleaseUnclosed) {
+            self.close_for(workload, Trigger::Delete, outcome, message);
+        }
         self.report_released(&format!("{}: {message}", outcome.as_str()));
-        self.delete_kept(workload, outcome);
-        self.then.push(Effect::ReleaseWorkload {
+        let finalizer = Effect::ReleaseWorkload {
             uid: uid_of(&workload.metadata),
-        });
+        };
+        if self.settings.planted.has(Bug::FinalizerFirst) {
+            self.then.push(finalizer.clone());
+        }
+        self.delete_kept(workload, outcome);
+        self.then.push(finalizer);
     }
 
     /// Deletes by name and uid what the guard kept and nobody has adopted; else only unguards.
@@ -81,7 +88,9 @@ impl Plan<'_> {
                 continue;
             }
             let adopted = controller_of(meta).is_some_and(|owner| owner.uid != uid);
-            if adopted || outcome == Outcome::Orphaned {
+            let lives_on =
+                outcome == Outcome::Orphaned && !self.settings.planted.has(Bug::OrphansDeleted);
+            if adopted || lives_on {
                 self.then.push(Effect::Unguard(dependent(kind, meta)));
             } else {
                 self.then.push(Effect::DeleteDependent {

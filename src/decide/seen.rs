@@ -18,6 +18,7 @@ use crate::api::krake_hook::State;
 use crate::api::status::{Attempt, RequestState, ShutdownRequest, TokenSecret};
 use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, KrakeHookStatus};
 use crate::config::HooksConfig;
+use crate::planted::Planted;
 
 /// What an operator process knows of itself.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct Settings {
     pub hooks: HooksConfig,
     /// This operator process; another one takes its requests over.
     pub leader: String,
+    /// A mistake on purpose; none but in a build for the harness.
+    pub planted: Planted,
 }
 
 /// A hook and everything that belongs to it, as seen.

@@ -35,6 +35,7 @@ use crate::decide::Settings;
 use crate::decide::authority::AuthoritySettings;
 use crate::metrics::Metrics;
 use crate::pki::{AuthorityValidity, Ring};
+use crate::planted::{Bug, Planted};
 
 /// What the leader's tasks are made of.
 pub struct Leading {
@@ -204,15 +205,21 @@ impl Leading {
     }
 
     fn settings(&self, term: &Term) -> Settings {
+        let planted = Planted::of_environment();
+        let mut hooks = self.config.hooks.clone();
+        if planted.has(Bug::DisarmedAtOnce) {
+            hooks.disarm_delay_seconds = 0;
+        }
         Settings {
             endpoint: self.config.endpoint(&self.namespace),
             tls: self.config.callback.tls.enabled,
             // Comes from whoever hears which authorities are in use.
             bundle: String::new(),
             key_id: self.ring.current_id().to_owned(),
-            hooks: self.config.hooks.clone(),
+            hooks,
             // A term, not a pod: in a new one nobody has been called yet.
             leader: term.identity().to_owned(),
+            planted,
         }
     }
 }

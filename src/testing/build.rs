@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
 use crate::config::HooksConfig;
 use crate::decide::{Settings, Workload};
+use crate::planted::Planted;
 
 /// Namespace of everything built here.
 pub const NAMESPACE: &str = "ml";
@@ -256,6 +257,7 @@ pub fn settings(leader: &str, tls: bool) -> Settings {
         key_id: "k1".into(),
         hooks: HooksConfig::default(),
         leader: leader.into(),
+        planted: Planted::of_environment(),
     }
 }
 

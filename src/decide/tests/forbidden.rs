@@ -15,6 +15,8 @@ const FORBIDDEN: &[&str] = &[
     "Instant",
     "rand::",
     "std::env",
+    "planted::is",
+    "of_environment",
     "env!(",
     "std::fs",
     "tracing",
