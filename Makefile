@@ -1,7 +1,7 @@
 # Everything that is done with this repository. `make` alone says what there is.
 #
 #   make demo    cluster, image, install, and the hooks at work on real pods
-#   make test    make check, then the end-to-end tests; CI runs exactly this
+#   make test    make check, the end-to-end tests, some crashes and faults; CI runs exactly this
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -26,7 +26,7 @@ demo: ## The hooks at work on real pods: cluster, image, install, narration (lea
 	@hack/install
 	@demo/run
 
-test: ## make check, then the end-to-end tests on a real cluster
+test: ## make check, then the end-to-end tests, some crashes and some faults on a real cluster
 	@hack/test
 
 ## Checks
@@ -49,7 +49,7 @@ licences: ## Licences, banned crates, sources
 lint: ## clippy, warnings are errors
 	$(call say,cargo clippy)
 	@cargo clippy --locked --all-targets -- -D warnings
-	@cargo clippy --locked --test e2e -- -D warnings
+	@cargo clippy --locked --test e2e --test faults -- -D warnings
 
 unit: ## Unit tests; one of them compares crds/ with src/api
 	$(call say,cargo test)
@@ -69,12 +69,15 @@ compiler:
 
 ## Parts
 
-.PHONY: e2e uninstall-story bench bench-certificates tls-scan image install crds cluster cluster-status cluster-down clean
+.PHONY: e2e faults uninstall-story bench bench-certificates tls-scan image install crds cluster cluster-status cluster-down clean
 e2e: ## The end-to-end tests alone; ARGS='-- NAME' for some of them
 	@source hack/common.sh && use_cluster && cargo test --locked --test e2e $(ARGS)
 
 uninstall-story: ## A thousand hooks uninstalled, with release-all killed in its middle; minutes
 	@source hack/common.sh && use_cluster && E2E_HOOKS=$${E2E_HOOKS:-1000} cargo test --locked --test e2e -- what_is_uninstalled
+
+faults: ## The promises under fire: crashes, faults, failover; ARGS='WHAT' for a part (docs/faults.md)
+	@hack/faults $(ARGS)
 
 bench: ## What an acknowledgement costs, measured; target/bench.json
 	@hack/bench acknowledgements

@@ -1,0 +1,358 @@
+//! Every kind of call the operator makes, and every fault: once, three times, and for half a minute.
+//!
+//! A subject lives its whole life, from its creation to its acknowledged end and the end of its hook;
+//! somewhere on the way its calls of one kind meet one fault. Whatever it is, no promise is broken;
+//! soon after the fault is over each step of the life has come to its end; and while it lasts the
+//! operator asks no more often than a person would bear.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use krake_hooks::api::HookKind;
+use krake_hooks::api::condition::{self, ConditionType};
+
+use crate::audit::{self, Audit};
+use crate::lane::Lane;
+use crate::lanes::Lanes;
+use crate::proxy::plan::{Fault, Match, Rule, Times};
+use crate::report::Report;
+use crate::seed::Seed;
+use crate::subject::Subject;
+
+/// The longest fault.
+const LONG: Duration = Duration::from_secs(30);
+/// When the fault is over, every step comes to its end within this.
+const CONVERGED: Duration = Duration::from_secs(10);
+/// Calls of one kind to one object within a minute.
+const MOST_CALLS: usize = 10;
+/// Subjects that live side by side in one lane.
+const AT_ONCE: usize = 4;
+/// So often an app tries again.
+const RETRIES: usize = 20;
+/// Watches of the operator; each sees one subject's events only by chance, so they are shared.
+const WATCHED: [&str; 8] = [
+    "krakehooks",
+    "deployments",
+    "replicasets",
+    "pods",
+    "configmaps",
+    "hookcertificates",
+    "hookguards",
+    "services",
+];
+
+/// How long a fault lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The first call.
+    Once,
+    /// The first three.
+    Thrice,
+    /// All calls within half a minute.
+    Long,
+}
+
+/// One field of the matrix.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    kind: String,
+    fault: Fault,
+    extent: Extent,
+}
+
+/// What became of a life.
+struct Lived {
+    /// The fault was met.
+    met: bool,
+    /// The slowest step, counted from the end of the fault.
+    slowest: Duration,
+    /// Calls of one kind to one object within a minute, at most.
+    most: usize,
+}
+
+/// The whole matrix, or a sample of so many fields.
+pub async fn prove(
+    lanes: &Lanes,
+    words: &[String],
+    sample: Option<usize>,
+    seed: Seed,
+    report: &mut Report,
+) -> Result<(), String> {
+    let mark = audit::mark(&lanes.cluster.audit_log)?;
+    let kinds = kinds(lanes.first()).await?;
+    let mut cells = cells(&kinds);
+    cells.retain(|cell| words.iter().all(|word| cell.name().contains(word.as_str())));
+    let all = cells.len();
+    seed.shuffle(&mut cells);
+    cells.truncate(sample.unwrap_or(all));
+    println!(
+        "fault matrix: {} of {all} fields, {} kinds of call, {seed}",
+        cells.len(),
+        kinds.len() + WATCHED.len()
+    );
+    let count = cells.len();
+    let jobs = cells.into_iter().map(|cell| {
+        move |lane: Arc<Lane>| async move {
+            let lived = live(&lane, &cell).await;
+            (cell, lived)
+        }
+    });
+    let (mut missed, mut slowest, mut most) = (0, Duration::ZERO, 0);
+    for (cell, lived) in lanes.each_of(AT_ONCE, jobs).await {
+        let name = cell.name();
+        let lived = match lived {
+            Ok(lived) => lived,
+            Err(problem) => {
+                report.violation(&name, &problem);
+                continue;
+            }
+        };
+        missed += usize::from(!lived.met);
+        slowest = slowest.max(lived.slowest);
+        most = most.max(lived.most);
+        // A sample is played where others work too: how long something takes there proves nothing.
+        if lived.slowest > CONVERGED && sample.is_none() {
+            let late = lived.slowest.as_secs_f64();
+            report.violation(
+                &name,
+                &format!("converged {late:.1} s after the fault's end"),
+            );
+        }
+        if lived.most > MOST_CALLS {
+            report.violation(&name, &format!("{} calls within a minute", lived.most));
+        }
+    }
+    lanes.swept(report).await;
+    let audit = Audit::since(&lanes.cluster.audit_log, mark, &lanes.prefix)?;
+    for violation in lanes.violations(&audit) {
+        report.violation("audit log", &violation);
+    }
+    report.line(&format!(
+        "fault matrix: {count} fields, {missed} not met; slowest converged {:.1} s after the fault's end; at most {most} calls per object and minute",
+        slowest.as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// The kinds of calls that a life is made of.
+async fn kinds(lane: &Arc<Lane>) -> Result<Vec<String>, String> {
+    let subject = Subject::new(lane, "life");
+    let mark = lane.proxy.journal.mark();
+    let mut steps = Steps::new();
+    life(&subject, &mut steps).await?;
+    let mut kinds = BTreeMap::new();
+    for line in lane.proxy.journal.since(mark, &subject.needles) {
+        *kinds.entry(line.kind()).or_insert(0) += 1;
+    }
+    // Nodes are nobody's.
+    kinds.insert("get nodes".to_owned(), 1);
+    Ok(kinds
+        .into_keys()
+        .filter(|kind| !kind.starts_with("watch "))
+        .collect())
+}
+
+fn cells(kinds: &[String]) -> Vec<Cell> {
+    let calls = [
+        Fault::Delay(Duration::from_secs(3)),
+        Fault::DropBefore,
+        Fault::DropAnswer,
+        Fault::Answer(409),
+        Fault::Answer(422),
+        Fault::Answer(429),
+        Fault::Answer(500),
+        Fault::Answer(503),
+        Fault::Answer(504),
+        Fault::ResetInBody,
+        Fault::Truncate,
+        Fault::Hang,
+    ];
+    let mut cells = Vec::new();
+    for extent in [Extent::Once, Extent::Thrice, Extent::Long] {
+        for (kind, fault) in kinds
+            .iter()
+            .flat_map(|kind| calls.iter().map(move |fault| (kind, *fault)))
+        {
+            // An answer that the API server never gives to a read.
+            let is_read = kind.starts_with("get ") || kind.starts_with("list ");
+            if is_read && matches!(fault, Fault::Answer(409 | 422)) {
+                continue;
+            }
+            cells.push(Cell {
+                kind: kind.clone(),
+                fault,
+                extent,
+            });
+        }
+    }
+    for resource in WATCHED {
+        let time = Duration::from_secs(8);
+        for fault in [
+            Fault::Hold(time),
+            Fault::DropEvent(time),
+            Fault::Gone,
+            Fault::HalfOpen(time),
+        ] {
+            cells.push(Cell {
+                kind: format!("watch {resource}"),
+                fault,
+                extent: Extent::Once,
+            });
+        }
+        cells.push(Cell {
+            kind: format!("watch {resource}"),
+            fault: Fault::Gone,
+            extent: Extent::Long,
+        });
+    }
+    cells
+}
+
+impl Cell {
+    fn name(&self) -> String {
+        let fault = format!("{:?}", self.fault).to_lowercase();
+        format!("{} {fault} {:?}", self.kind, self.extent).to_lowercase()
+    }
+
+    fn rule(&self, subject: &Subject) -> Rule {
+        let times = match self.extent {
+            Extent::Once => Times::First(1),
+            Extent::Thrice => Times::First(3),
+            Extent::Long => Times::Within(LONG),
+        };
+        let shared = self.kind.starts_with("watch ") || self.kind == "get nodes";
+        let on = match shared {
+            true => Match {
+                kind: self.kind.clone(),
+                ..Match::default()
+            },
+            false => Match::of(&self.kind, &subject.needles),
+        };
+        Rule::new(on, times, self.fault)
+    }
+
+    /// How long the fault of one call lasts.
+    fn lasts(&self) -> Duration {
+        match self.fault {
+            Fault::Delay(time)
+            | Fault::Hold(time)
+            | Fault::DropEvent(time)
+            | Fault::HalfOpen(time) => time,
+            // The operator's own patience with a call.
+            Fault::Hang => Duration::from_secs(15),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// Steps of a life: when each was begun, and when it had come to its end.
+struct Steps(Vec<(&'static str, Instant, Instant)>);
+
+impl Steps {
+    fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    async fn step<T>(
+        &mut self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let began = Instant::now();
+        let done = work.await.map_err(|e| format!("{name}: {e}"))?;
+        self.0.push((name, began, Instant::now()));
+        Ok(done)
+    }
+
+    /// The slowest, counted from its beginning or from the end of the fault, if that came in it.
+    fn slowest_after(&self, over: Instant) -> Duration {
+        let after = self.0.iter().filter(|(_, _, done)| *done > over);
+        let took = after.map(|(_, began, done)| done.duration_since(over.max(*began)));
+        took.max().unwrap_or_default()
+    }
+}
+
+async fn live(lane: &Arc<Lane>, cell: &Cell) -> Result<Lived, String> {
+    lane.operator.ready().await?;
+    let subject = Subject::new(lane, "life");
+    let mark = lane.proxy.journal.mark();
+    let rule = lane.proxy.plan.add(cell.rule(&subject));
+    if cell.kind.starts_with("watch ") {
+        // A fault of a watch begins with it.
+        lane.proxy.reopen(&cell.kind);
+    }
+    let (began, mut steps) = (Instant::now(), Steps::new());
+    let lived = life(&subject, &mut steps).await;
+    let applied = lane.proxy.plan.applied(rule);
+    lane.proxy.plan.remove(rule);
+    lived.map_err(|e| format!("{}: {e}", subject.name))?;
+    let over = match (cell.extent, applied.first, applied.last) {
+        (Extent::Long, Some(first), Some(last)) => (first + LONG).max(last + cell.lasts()),
+        (_, _, Some(last)) => last + cell.lasts(),
+        _ => began,
+    };
+    let most = most_in_a_minute(lane, mark, &subject, &cell.kind);
+    Ok(Lived {
+        met: applied.count > 0,
+        slowest: steps.slowest_after(over),
+        most,
+    })
+}
+
+/// From the creation to the end, and everything swept away.
+async fn life(subject: &Subject, steps: &mut Steps) -> Result<(), String> {
+    subject.create_workload(0).await?;
+    let shutdown = json!({"callOut": {"mode": "None"}, "timeoutSeconds": 300});
+    subject
+        .create_hook(json!({"complete": {}, "shutdown": shutdown}))
+        .await?;
+    let ready = subject.until_status("ready without pods", |status| {
+        condition::is_true(&status.conditions, ConditionType::Ready)
+    });
+    steps.step("ready", ready).await?;
+    subject.scale(1).await?;
+    steps.step("armed", subject.rolled_out(1)).await?;
+    let app = subject.app().await?;
+    let pods = subject.pods().await?;
+    let pod = pods
+        .first()
+        .and_then(|pod| pod.metadata.uid.clone())
+        .ok_or("no pod")?;
+    subject.delete_workload(DeleteParams::foreground()).await?;
+    steps.step("asked", subject.asked()).await?;
+    let acknowledged = async {
+        let said = app.insist(HookKind::Shutdown, &pod, RETRIES).await;
+        said.counts()
+            .then_some(())
+            .ok_or_else(|| format!("{:?}: {}", said.status, said.body))
+    };
+    steps.step("acknowledged", acknowledged).await?;
+    steps.step("removed", subject.removed()).await?;
+    steps.step("swept away", subject.sweep_away()).await
+}
+
+/// The busiest minute of the busiest object, among calls of the kind that met the fault.
+fn most_in_a_minute(lane: &Lane, mark: usize, subject: &Subject, kind: &str) -> usize {
+    let mut calls: BTreeMap<String, Vec<Timestamp>> = BTreeMap::new();
+    for line in lane.proxy.journal.since(mark, &subject.needles) {
+        if line.kind() == kind && line.done.is_some() {
+            calls.entry(line.object()).or_default().push(line.at);
+        }
+    }
+    let minute = jiff::SignedDuration::from_secs(60);
+    let busiest = |times: &Vec<Timestamp>| {
+        let from = times.iter();
+        from.map(|from| {
+            let within = |at: &&Timestamp| **at >= *from && at.duration_since(*from) < minute;
+            times.iter().filter(within).count()
+        })
+        .max()
+        .unwrap_or(0)
+    };
+    calls.values().map(busiest).max().unwrap_or(0)
+}
