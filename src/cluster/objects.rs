@@ -107,7 +107,7 @@ pub fn canary(seen: &Seen, workload_uid: &str) -> Value {
 /// The guard on what a workload made, or an empty apply that takes it off.
 ///
 /// The hook's label comes with it: what was not injected is found by that, too, and told by the
-/// watches.
+/// watches, also when its owner is gone.
 pub fn guarded(namespace: &str, dependent: &Dependent, by: Option<(&str, Value)>) -> Value {
     let mut patch = json!({
         "apiVersion": dependent.kind.api_version(),

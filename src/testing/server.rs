@@ -180,8 +180,10 @@ impl World {
         };
         let owners = meta.owner_references.get_or_insert_default();
         owners.retain(|owner| owner.kind != "HookGuard");
-        if let Some((hook, owner)) = by {
-            owners.push(serde_json::from_value(owner).expect("an owner"));
+        let patch = objects::guarded(NAMESPACE, dependent, by);
+        let owner = patch["metadata"]["ownerReferences"].get(0);
+        owners.extend(owner.map(|o| serde_json::from_value(o.clone()).expect("an owner")));
+        if let Some(hook) = patch["metadata"]["labels"][names::HOOK_LABEL].as_str() {
             let labels = meta.labels.get_or_insert_default();
             labels.insert(names::HOOK_LABEL.into(), hook.into());
         }
