@@ -108,7 +108,7 @@ async fn part(
         "planted" => {
             let binary = place.planted.as_ref();
             let binary = binary.ok_or("FAULTS_PLANTED is not set: run `make faults`")?;
-            planted::prove(&cluster, binary, sample, &mut report).await?;
+            planted::prove(&cluster, binary, sample, seed, &mut report).await?;
         }
         "failover" => {
             let count = sample.unwrap_or(20_000);

@@ -35,7 +35,7 @@ const AT_ONCE: usize = 4;
 /// So often an app tries again.
 const RETRIES: usize = 20;
 /// Watches of the operator; each sees one subject's events only by chance, so they are shared.
-const WATCHED: [&str; 8] = [
+const WATCHED: [&str; 9] = [
     "krakehooks",
     "deployments",
     "replicasets",
@@ -44,6 +44,7 @@ const WATCHED: [&str; 8] = [
     "hookcertificates",
     "hookguards",
     "services",
+    "namespaces",
 ];
 
 /// How long a fault lasts.

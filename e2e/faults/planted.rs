@@ -19,6 +19,7 @@ use crate::lane::Lane;
 use crate::proxy::plan::{Fault, Match, Rule, Times};
 use crate::report::Report;
 use crate::scenario::{Acting, Scenario};
+use crate::seed::Seed;
 use crate::subject::{SOON, Subject};
 
 /// So many operators side by side.
@@ -83,17 +84,21 @@ pub const BUGS: [(&str, Play); 15] = [
     ("RetryWithoutPause", Play::Refused),
 ];
 
-/// Plays for each of the first so many mistakes: with it there must be a violation, without none.
+/// Plays for each mistake, or for so many: with it there must be a violation, without none.
 pub async fn prove(
     cluster: &Cluster,
     binary: &Path,
     sample: Option<usize>,
+    seed: Seed,
     report: &mut Report,
 ) -> Result<(), String> {
-    let bugs = &BUGS[..sample.unwrap_or(BUGS.len()).min(BUGS.len())];
+    let mut bugs = BUGS.to_vec();
+    seed.shuffle(&mut bugs);
+    bugs.truncate(sample.unwrap_or(bugs.len()));
+    println!("mistakes: {} of {}, {seed}", bugs.len(), BUGS.len());
     let mut plays: Vec<(Option<&str>, Play)> = Vec::new();
-    for (bug, play) in bugs {
-        plays.push((Some(bug), *play));
+    for (bug, play) in &bugs {
+        plays.push((Some(*bug), *play));
         if !plays.contains(&(None, *play)) {
             plays.push((None, *play));
         }

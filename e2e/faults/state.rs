@@ -76,7 +76,7 @@ pub async fn of(subject: &Subject) -> Result<Vec<String>, String> {
         uids.insert(hash, "TEMPLATE".to_owned());
         uids.insert(set.uid().unwrap_or_default(), "SET".to_owned());
         lines.push(format!(
-            "ReplicaSet of {:?}, {:?} replicas, injected {}",
+            "ReplicaSet of {:?}, {:?} replicas, labelled {}",
             set.owner_references()
                 .iter()
                 .map(|owner| owner.kind.clone())

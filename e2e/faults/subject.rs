@@ -130,13 +130,10 @@ impl Subject {
         until(SOON, look).await
     }
 
-    /// A ReplicaSet from before the injection has no pods, and nothing to guard.
+    /// Also those from before the injection, to which a rollout can be undone.
     async fn all_guarded(&self) -> Result<bool, String> {
         let sets = self.replica_sets().await?;
-        let mut injected = sets
-            .iter()
-            .filter(|set| set.labels().contains_key(names::HOOK_LABEL));
-        Ok(injected.all(|set| {
+        Ok(sets.iter().all(|set| {
             let mut owners = set.owner_references().iter();
             owners.any(|owner| owner.kind == "HookGuard")
         }))
