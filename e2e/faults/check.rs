@@ -12,9 +12,9 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
-use krake_hooks::api::HookKind;
 use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::status::{Outcome, RequestState, ShutdownRequest};
+use krake_hooks::api::{DependentKind, HookKind, WorkloadKind};
 use krake_hooks::api::{KrakeHook, KrakeHookStatus};
 
 use crate::audit::{Audit, Event};
@@ -30,8 +30,16 @@ pub struct Case {
     pub namespace: String,
     /// Name of hook and workload.
     pub name: String,
+    /// Kind of the workload.
+    pub kind: WorkloadKind,
     /// When each process of the operator was started.
     pub starts: Vec<Timestamp>,
+}
+
+impl Case {
+    fn is_workload(&self, event: &Event) -> bool {
+        event.resource == self.kind.traits().plural && event.name == self.name
+    }
 }
 
 /// A hook as it was after a write.
@@ -56,9 +64,9 @@ pub fn violations(audit: &Audit, case: &Case, said: &[Said]) -> Vec<String> {
     let versions = versions(&own, &case.name);
     let mut found = durable(&own, &versions, &said);
     found.extend(counts(&versions, &said));
-    found.extend(early(&own, &versions, &case.name));
+    found.extend(early(&own, &versions, case));
     found.extend(grounds(&versions, case));
-    found.extend(order(&own, &versions, &case.name));
+    found.extend(order(&own, &versions, case));
     for violation in &mut found {
         *violation = format!("{}/{}: {violation}", case.namespace, case.name);
     }
@@ -172,14 +180,11 @@ fn counts(versions: &[Version], said: &[&Said]) -> Vec<String> {
 fn armed_when_deleted<'a>(
     own: &[&'a Event],
     versions: &[Version],
-    name: &str,
+    case: &Case,
 ) -> Option<&'a Event> {
-    let deleted = own.iter().find(|event| {
-        event.verb == "delete"
-            && event.resource == "deployments"
-            && event.name == name
-            && event.succeeded()
-    })?;
+    let deleted = own
+        .iter()
+        .find(|event| event.verb == "delete" && case.is_workload(event) && event.succeeded())?;
     let before = versions
         .iter()
         .rfind(|version| version.done <= deleted.received)?;
@@ -187,8 +192,8 @@ fn armed_when_deleted<'a>(
     armed.then_some(*deleted)
 }
 
-fn early(own: &[&Event], versions: &[Version], name: &str) -> Vec<String> {
-    let Some(deleted) = armed_when_deleted(own, versions, name) else {
+fn early(own: &[&Event], versions: &[Version], case: &Case) -> Vec<String> {
+    let Some(deleted) = armed_when_deleted(own, versions, case) else {
         return Vec::new();
     };
     let closed = versions.iter().find(|version| {
@@ -201,6 +206,7 @@ fn early(own: &[&Event], versions: &[Version], name: &str) -> Vec<String> {
         .filter(|event| event.verb.starts_with("delete") && event.succeeded())
         .filter(|event| matches!(event.resource.as_str(), "pods" | "replicasets"))
         .filter(|event| event.subresource.is_empty() && event.received >= deleted.received)
+        .filter(|event| !case.is_workload(event))
         .filter(|event| event.resource == "pods" || has_pods(own, &event.name, deleted.received))
         .filter(|event| closed.is_none_or(|closed| event.received < closed))
         .map(|event| {
@@ -301,8 +307,8 @@ fn timed_out(
     })
 }
 
-fn order(own: &[&Event], versions: &[Version], name: &str) -> Vec<String> {
-    let Some(deleted) = armed_when_deleted(own, versions, name) else {
+fn order(own: &[&Event], versions: &[Version], case: &Case) -> Vec<String> {
+    let Some(deleted) = armed_when_deleted(own, versions, case) else {
         return Vec::new();
     };
     let closed = versions.iter().find(|version| {
@@ -323,7 +329,7 @@ fn order(own: &[&Event], versions: &[Version], name: &str) -> Vec<String> {
             .map(|event| event.received)
     };
     // During a removal the only thing that is patched in a workload is its finalizer.
-    let Some(released) = by_operator("patch", "deployments") else {
+    let Some(released) = by_operator("patch", case.kind.traits().plural) else {
         return Vec::new();
     };
     let mut found = Vec::new();
@@ -338,7 +344,13 @@ fn order(own: &[&Event], versions: &[Version], name: &str) -> Vec<String> {
         Some(closed) => {
             let kept =
                 closed.request().and_then(|request| request.outcome) != Some(Outcome::Orphaned);
-            let ended = by_operator("delete", "replicasets");
+            let ended = by_operator(
+                "delete",
+                match case.kind.traits().guarded {
+                    Some(DependentKind::ReplicaSet) => "replicasets",
+                    _ => "pods",
+                },
+            );
             if kept && ended.is_none_or(|ended| ended > released) {
                 found.push(
                     "order: the finalizer was taken off before what the guard kept was deleted"

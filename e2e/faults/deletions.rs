@@ -8,7 +8,7 @@ use kube::api::DeleteParams;
 use rand::Rng;
 use serde_json::json;
 
-use krake_hooks::api::{HookKind, names};
+use krake_hooks::api::{HookKind, WorkloadKind, names};
 
 use crate::audit::{self, Audit};
 use crate::lane::Lane;
@@ -24,10 +24,24 @@ const LIFE: Duration = Duration::from_secs(40);
 /// From the answer to the workload's finalizer being gone: 99 of 100 within this.
 const RELEASED: Duration = Duration::from_secs(1);
 const RETRIES: usize = 12;
+/// The kinds whose removal waits; every other workload is a Deployment.
+const KINDS: [WorkloadKind; 10] = [
+    WorkloadKind::Deployment,
+    WorkloadKind::Deployment,
+    WorkloadKind::Deployment,
+    WorkloadKind::Deployment,
+    WorkloadKind::Deployment,
+    WorkloadKind::StatefulSet,
+    WorkloadKind::DaemonSet,
+    WorkloadKind::ReplicaSet,
+    WorkloadKind::ReplicationController,
+    WorkloadKind::Job,
+];
 
 /// How one is deleted, and how its app takes it.
 #[derive(Clone, Copy, Debug)]
 struct Way {
+    kind: WorkloadKind,
     cascade: &'static str,
     hook: Hook,
     app: AppDoes,
@@ -62,6 +76,7 @@ pub async fn prove(
     let mut chance = seed.chance();
     let ways: Vec<Way> = (0..count)
         .map(|_| Way {
+            kind: Seed::one_of(&mut chance, &KINDS),
             cascade: Seed::one_of(
                 &mut chance,
                 &["background", "foreground", "foreground", "orphan"],
@@ -140,18 +155,21 @@ pub async fn prove(
 struct Told {
     namespace: String,
     name: String,
+    plural: &'static str,
     at: Timestamp,
 }
 
 async fn delete(lane: &Arc<Lane>, way: Way) -> Result<Option<Told>, String> {
-    let subject = Subject::new(lane, "random");
+    let word = format!("random-{}", way.kind.traits().name.to_lowercase());
+    let subject = Subject::of(lane, &word, way.kind);
     let timeout = if way.app == AppDoes::SaysNothing {
         4
     } else {
         240
     };
     let shutdown = json!({"callOut": {"mode": "None"}, "timeoutSeconds": timeout});
-    subject.armed(json!({"shutdown": shutdown})).await?;
+    let spec = json!({"shutdown": shutdown});
+    subject.armed_of_its_kind(spec).await?;
     let app = subject.app().await?;
     let pods = subject.pods().await?;
     let pod = pods
@@ -180,9 +198,7 @@ async fn delete(lane: &Arc<Lane>, way: Way) -> Result<Option<Told>, String> {
         AppDoes::IsSkipped => {
             subject.asked().await?;
             let skip = json!({"metadata": {"annotations": {names::SKIP_ANNOTATION: "by chance"}}});
-            subject
-                .patch::<k8s_openapi::api::apps::v1::Deployment>(&subject.name, skip)
-                .await?;
+            subject.patch_workload(skip).await?;
         }
         AppDoes::Acknowledges => {
             subject.asked().await?;
@@ -195,6 +211,7 @@ async fn delete(lane: &Arc<Lane>, way: Way) -> Result<Option<Told>, String> {
             told = said.answered.filter(|_| said.counts()).map(|at| Told {
                 namespace: lane.namespace.clone(),
                 name: subject.name.clone(),
+                plural: way.kind.traits().plural,
                 at,
             });
         }
@@ -206,12 +223,19 @@ async fn delete(lane: &Arc<Lane>, way: Way) -> Result<Option<Told>, String> {
 
 async fn orphaned(subject: &Subject) -> Result<(), String> {
     crate::cluster::until(crate::subject::SOON, async || {
-        let there = subject.workload().await?.is_some();
-        let free = subject
-            .replica_sets()
-            .await?
-            .iter()
-            .all(|set| set.metadata.owner_references.is_none());
+        let there = subject.object().await?.is_some();
+        let free = match subject.kind {
+            WorkloadKind::Deployment => subject
+                .replica_sets()
+                .await?
+                .iter()
+                .all(|set| set.metadata.owner_references.is_none()),
+            _ => subject
+                .pods()
+                .await?
+                .iter()
+                .all(|pod| pod.metadata.owner_references.is_none()),
+        };
         match (there, free, subject.pods().await?.len()) {
             (false, true, 1) => Ok(()),
             (there, free, pods) => Err(format!(
@@ -229,7 +253,7 @@ fn released_after(audit: &Audit, told: &Told) -> Option<f64> {
         event.by_operator()
             && event.succeeded()
             && event.verb == "patch"
-            && event.resource == "deployments"
+            && event.resource == told.plural
             && event.namespace == told.namespace
             && event.name == told.name
     })?;

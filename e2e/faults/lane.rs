@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Resource};
 
+use krake_hooks::api::WorkloadKind;
+
 use crate::audit::Audit;
 use crate::check::{self, Case};
 use crate::client::Log;
@@ -29,7 +31,7 @@ pub struct Lane {
     /// What apps were told here.
     pub log: Log,
     next: AtomicUsize,
-    names: Mutex<Vec<String>>,
+    names: Mutex<Vec<(String, WorkloadKind)>>,
     sweeps: Mutex<Vec<tokio::task::JoinHandle<Result<(), String>>>>,
 }
 
@@ -82,11 +84,11 @@ impl Lane {
     }
 
     /// A name that nobody has had here. No name begins with another one.
-    pub fn name(&self, word: &str) -> String {
+    pub fn name(&self, word: &str, kind: WorkloadKind) -> String {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let name = format!("{word}-{number:04}x");
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.push(name.clone());
+        names.push((name.clone(), kind));
         name
     }
 
@@ -94,9 +96,10 @@ impl Lane {
     pub fn violations(&self, audit: &Audit) -> Vec<String> {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let (starts, said) = (self.operator.starts(), self.log.all());
-        let case = |name: &String| Case {
+        let case = |(name, kind): &(String, WorkloadKind)| Case {
             namespace: self.namespace.clone(),
             name: name.clone(),
+            kind: *kind,
             starts: starts.clone(),
         };
         names

@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use krake_hooks::api::condition::{self, ConditionType};
+use krake_hooks::api::kind::Change;
 use krake_hooks::api::status::{RequestState, ShutdownRequest};
-use krake_hooks::api::{HookCertificate, HookGuard, KrakeHook, KrakeHookStatus, names};
+use krake_hooks::api::{
+    DependentKind, HookCertificate, HookGuard, KrakeHook, KrakeHookStatus, WorkloadKind, names,
+};
+use krake_hooks::cluster::observe;
 
 use crate::client::App;
 use crate::cluster::until;
@@ -31,38 +35,43 @@ pub struct Subject {
     pub lane: Arc<Lane>,
     /// Name of hook and workload.
     pub name: String,
+    /// Kind of the workload.
+    pub kind: WorkloadKind,
     /// What its calls can be told by.
     pub needles: Needles,
 }
 
 impl Subject {
-    /// One that does not exist yet.
+    /// One that does not exist yet, of a Deployment.
     pub fn new(lane: &Arc<Lane>, word: &str) -> Self {
-        let name = lane.name(word);
+        Self::of(lane, word, WorkloadKind::Deployment)
+    }
+
+    /// One that does not exist yet.
+    pub fn of(lane: &Arc<Lane>, word: &str, kind: WorkloadKind) -> Self {
+        let name = lane.name(word, kind);
         Self {
             needles: Needles::new(&name),
             lane: Arc::clone(lane),
             name,
+            kind,
         }
     }
 
-    /// Creates the Deployment.
+    /// Creates the workload.
     pub async fn create_workload(&self, replicas: i32) -> Result<(), String> {
-        let parameters = PostParams::default();
-        let object = object(deployment(&self.name, replicas));
-        let made = self
-            .lane
-            .all::<Deployment>()
-            .create(&parameters, &object)
-            .await;
+        let object = object(workload(self.kind, &self.name, replicas));
+        let workloads = self.workloads();
+        let made = workloads.create(&PostParams::default(), &object).await;
         made.map(|_| ())
-            .map_err(|e| format!("Deployment {}: {e}", self.name))
+            .map_err(|e| format!("{} {}: {e}", self.kind, self.name))
     }
 
     /// Creates the hook; `spec` is what it has beside the workload.
     pub async fn create_hook(&self, mut spec: Value) -> Result<(), String> {
+        let traits = self.kind.traits();
         spec["workload"] =
-            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": self.name});
+            json!({"apiVersion": traits.api_version, "kind": traits.name, "name": self.name});
         let hook = json!({
             "apiVersion": "hooks.krake.dev/v1alpha1",
             "kind": "KrakeHook",
@@ -92,9 +101,59 @@ impl Subject {
         self.rolled_out(1).await
     }
 
-    /// Scales the Deployment.
+    /// One pod that runs and is guarded, of a workload of any kind.
+    pub async fn armed_of_its_kind(&self, spec: Value) -> Result<(), String> {
+        match self.kind {
+            WorkloadKind::Deployment => return self.armed(spec).await,
+            // Nothing can be injected into the pods of one, so it is there when they begin.
+            WorkloadKind::Job => {
+                self.create_hook(spec).await?;
+                self.create_workload(1).await?;
+            }
+            WorkloadKind::DaemonSet => {
+                self.create_workload(1).await?;
+                self.create_hook(spec).await?;
+            }
+            _ => {
+                self.create_workload(0).await?;
+                self.create_hook(spec).await?;
+                self.until_status("ready without pods", |status| {
+                    condition::is_true(&status.conditions, ConditionType::Ready)
+                })
+                .await?;
+                self.scale(1).await?;
+            }
+        }
+        let injects = self.kind.traits().change != Change::Refused;
+        until(SOON, async || {
+            let hook = self.hook().await?.ok_or("no hook")?;
+            let status = hook.status.unwrap_or_default();
+            let is = |kind| condition::is_true(&status.conditions, kind);
+            let pods = self.pods().await?;
+            let good = |pod: &Pod| {
+                phase(pod) == "Running"
+                    && pod.metadata.deletion_timestamp.is_none()
+                    && pod.annotations().contains_key(names::STAMP_ANNOTATION) == injects
+            };
+            let guarded = self.all_guarded().await?;
+            let armed = is(ConditionType::Ready) && is(ConditionType::Armed);
+            match armed && guarded && pods.len() == 1 && pods.iter().all(good) {
+                true => Ok(()),
+                false => Err(format!(
+                    "{} {}: armed {armed}, guarded {guarded}, {} pods; {}",
+                    self.kind,
+                    self.name,
+                    pods.len(),
+                    say(&status)
+                )),
+            }
+        })
+        .await
+    }
+
+    /// Scales the workload.
     pub async fn scale(&self, replicas: i32) -> Result<(), String> {
-        self.patch::<Deployment>(&self.name, json!({"spec": {"replicas": replicas}}))
+        self.patch_workload(json!({"spec": {"replicas": replicas}}))
             .await
     }
 
@@ -130,13 +189,16 @@ impl Subject {
         until(SOON, look).await
     }
 
-    /// Also those from before the injection, to which a rollout can be undone.
+    /// ReplicaSets also from before the injection, to which a rollout can be undone.
     async fn all_guarded(&self) -> Result<bool, String> {
-        let sets = self.replica_sets().await?;
-        Ok(sets.iter().all(|set| {
-            let mut owners = set.owner_references().iter();
-            owners.any(|owner| owner.kind == "HookGuard")
-        }))
+        fn guarded<K: ResourceExt>(all: &[K]) -> bool {
+            let mut owners = all.iter().map(|one| one.owner_references());
+            owners.all(|owners| owners.iter().any(|owner| owner.kind == "HookGuard"))
+        }
+        Ok(match self.kind.traits().guarded {
+            Some(DependentKind::ReplicaSet) => guarded(&self.replica_sets().await?),
+            _ => guarded(&self.pods().await?),
+        })
     }
 
     /// Waits until the hook's status is as wanted.
@@ -184,6 +246,27 @@ impl Subject {
     /// The hook, if it is there.
     pub async fn hook(&self) -> Result<Option<KrakeHook>, String> {
         got(self.lane.all::<KrakeHook>().get_opt(&self.name).await)
+    }
+
+    /// Workloads of its kind in the namespace.
+    fn workloads(&self) -> Api<DynamicObject> {
+        let (client, namespace) = (&self.lane.cluster.client, &self.lane.namespace);
+        observe::workloads(client, self.kind, namespace)
+    }
+
+    /// A merge patch of the workload.
+    pub async fn patch_workload(&self, patch: Value) -> Result<(), String> {
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let workloads = self.workloads();
+        let patched = workloads.patch(&self.name, &parameters, &patch).await;
+        patched
+            .map(|_| ())
+            .map_err(|e| format!("{}: {e}", self.name))
+    }
+
+    /// The workload, of whatever kind, if it is there.
+    pub async fn object(&self) -> Result<Option<DynamicObject>, String> {
+        got(self.workloads().get_opt(&self.name).await)
     }
 
     /// The Deployment, if it is there.
@@ -235,9 +318,9 @@ impl Subject {
         Ok(guards.items.into_iter().filter(own).collect())
     }
 
-    /// Asks for the Deployment's end.
+    /// Asks for the workload's end.
     pub async fn delete_workload(&self, how: DeleteParams) -> Result<(), String> {
-        gone(self.lane.all::<Deployment>().delete(&self.name, &how).await)
+        gone(self.workloads().delete(&self.name, &how).await)
     }
 
     /// Asks for the hook's end.
@@ -250,14 +333,15 @@ impl Subject {
         )
     }
 
-    /// Waits until the Deployment and all its pods are gone.
+    /// Waits until the workload and all its pods are gone.
     pub async fn removed(&self) -> Result<(), String> {
         until(SOON, async || {
-            match (self.workload().await?, self.pods().await?.len()) {
+            match (self.object().await?, self.pods().await?.len()) {
                 (None, 0) => Ok(()),
                 (there, pods) => Err(format!(
-                    "{}: {pods} pods, Deployment: {}; {}",
+                    "{}: {pods} pods, {}: {}; {}",
                     self.name,
+                    self.kind,
                     there.map_or("gone".into(), |w| json!(w.metadata).to_string()),
                     self.hook()
                         .await?
@@ -274,8 +358,8 @@ impl Subject {
     pub async fn sweep_away(&self) -> Result<(), String> {
         let skip = json!({"metadata": {"annotations": {names::SKIP_ANNOTATION: "swept away"}}});
         until(SOON, async || {
-            if self.workload().await?.is_some() {
-                self.patch::<Deployment>(&self.name, skip.clone()).await?;
+            if self.object().await?.is_some() {
+                self.patch_workload(skip.clone()).await?;
             }
             self.delete_hook().await?;
             self.delete_workload(DeleteParams::background()).await?;
@@ -289,6 +373,12 @@ impl Subject {
                     )?;
                 }
             }
+            let pods = self.lane.all::<Pod>();
+            for pod in self.pods().await? {
+                if pod.owner_references().is_empty() {
+                    gone(pods.delete(&pod.name_any(), &DeleteParams::default()).await)?;
+                }
+            }
             Ok(())
         })
         .await?;
@@ -300,9 +390,9 @@ impl Subject {
                     .map(|hook| format!("hook, {:?}", hook.finalizers())),
             );
             left.extend(
-                self.workload()
+                self.object()
                     .await?
-                    .map(|w| format!("Deployment, {:?}", w.finalizers())),
+                    .map(|w| format!("{}, {:?}", self.kind, w.finalizers())),
             );
             left.extend(
                 self.replica_sets()
@@ -361,26 +451,37 @@ impl Subject {
 
 /// A Deployment of pods that do nothing until they are told to end.
 pub fn deployment(name: &str, replicas: i32) -> Value {
+    workload(WorkloadKind::Deployment, name, replicas)
+}
+
+/// A workload of such pods; of so many, where its kind says how many.
+fn workload(kind: WorkloadKind, name: &str, replicas: i32) -> Value {
+    let traits = kind.traits();
+    let mut pod = json!({
+        // Nothing in the promise may rest on a pod's own grace period.
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": false,
+        "containers": [{"name": "app", "image": IMAGE, "imagePullPolicy": "IfNotPresent"}],
+    });
+    let labels = json!({"app": name});
+    let (mut selector, mut count) = (json!({"matchLabels": labels}), json!(replicas));
+    match kind {
+        WorkloadKind::DaemonSet => count = Value::Null,
+        WorkloadKind::ReplicationController => selector = labels.clone(),
+        WorkloadKind::Job => {
+            (selector, count) = (Value::Null, Value::Null);
+            pod["restartPolicy"] = json!("Never");
+        }
+        _ => {}
+    }
     json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "labels": {"app": name}},
+        "apiVersion": traits.api_version,
+        "kind": traits.name,
+        "metadata": {"name": name, "labels": labels},
         "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {
-                    // Nothing in the promise may rest on a pod's own grace period.
-                    "terminationGracePeriodSeconds": 0,
-                    "automountServiceAccountToken": false,
-                    "containers": [{
-                        "name": "app",
-                        "image": IMAGE,
-                        "imagePullPolicy": "IfNotPresent",
-                    }],
-                },
-            },
+            "replicas": count,
+            "selector": selector,
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     })
 }
