@@ -4,7 +4,7 @@
 //! leaves nothing that a pod could trip over.
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::hook::{Plan, dependent, uid_of};
 use super::inject::{self, Injection};
@@ -139,7 +139,9 @@ impl Plan<'_> {
         if self.was_rejected() {
             self.keep_told();
         }
-        let patch = inject::ejection(workload, false);
+        let mut patch = inject::ejection(workload, false);
+        // Of exactly what was seen: one that somebody deletes meanwhile is held, not ejected.
+        patch["metadata"]["resourceVersion"] = json!(workload.metadata.resource_version);
         self.then.push(Effect::ApplyInjection(patch));
     }
 

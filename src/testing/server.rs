@@ -134,6 +134,12 @@ impl World {
         let version = self.version + 1;
         let refuses = self.refuses_injection;
         let workload = self.workloads.get_mut(&name).ok_or(Conflict)?;
+        let expected = patch["metadata"]["resourceVersion"].as_str();
+        if expected
+            .is_some_and(|version| workload.meta.resource_version.as_deref() != Some(version))
+        {
+            return Err(Conflict);
+        }
         let holds = has_finalizer(&workload.meta, names::SHUTDOWN_FINALIZER);
         let wants = !patch["metadata"]["finalizers"].is_null();
         let late = wants && !holds && workload.meta.deletion_timestamp.is_some();

@@ -34,6 +34,23 @@ fn a_guard_that_somebody_deletes_still_guards() {
 }
 
 #[test]
+fn a_workload_that_is_deleted_while_its_ejection_is_decided_keeps_its_finalizer() {
+    for leaves in [stories::delete_hook, stories::disable] {
+        let mut operator = armed(stories::quiet_hook);
+        leaves(&mut operator.world);
+        stories::half_a_minute(&mut operator.world);
+        let seen = operator.world.observe(build::NAME).unwrap();
+        let settings = build::settings("leader-0", true);
+        let decision = hook::decide(&seen, &settings, operator.world.now);
+        let is_ejection = |effect: &&Effect| matches!(effect, Effect::ApplyInjection(_));
+        let ejection = decision.effects.iter().find(is_ejection).unwrap();
+        stories::foreground(&mut operator.world);
+        let ejected = operator.world.apply(&seen, ejection);
+        assert!(ejected.is_err(), "{ejected:?}");
+    }
+}
+
+#[test]
 fn a_set_without_controller_is_left_alone_while_its_workload_lives() {
     let operator = armed(stories::quiet_hook);
     let mut seen = operator.world.observe(build::NAME).unwrap();
