@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -212,25 +212,30 @@ impl App {
         if line.is_none() {
             *line = Some(self.connect(self.ports[attempt % self.ports.len()]).await?);
         }
-        let Some(line) = line else {
+        let Some(open) = line else {
             return Err("no connection".to_owned());
         };
         let (namespace, name) = &self.hook;
         let path = format!("{}/{pod}", names::callback_path(namespace, name, kind));
         let request = Request::put(path)
-            .header(HOST, format!("127.0.0.1:{}", line.port))
+            .header(HOST, format!("127.0.0.1:{}", open.port))
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(json!({"token": self.token}).to_string()))
             .map_err(|e| e.to_string())?;
-        line.sender.ready().await.map_err(|e| e.to_string())?;
-        let answer = line.sender.send_request(request).await;
+        open.sender.ready().await.map_err(|e| e.to_string())?;
+        let answer = open.sender.send_request(request).await;
         let answer = answer.map_err(|e| e.to_string())?;
         let status = answer.status().as_u16();
+        let last = answer.headers().get(CONNECTION);
+        let is_last = last.is_some_and(|value| value == "close");
         let body = answer
             .into_body()
             .collect()
             .await
             .map_err(|e| e.to_string())?;
+        if is_last {
+            *line = None;
+        }
         Ok((status, body.to_bytes()))
     }
 
