@@ -132,7 +132,7 @@ async fn completed_work_that_is_created_again_says_so_and_runs(stage: Stage) {
     let armed = both(&stage, json!({})).await;
     armed.app.acknowledge(HookKind::Complete).await.counts();
     stage.gone::<Deployment>("app").await;
-    armed.pods.gone(&[armed.app.uid.clone()]).await;
+    armed.pods.gone(std::slice::from_ref(&armed.app.uid)).await;
     stage.phase("app", Phase::Completed).await;
 
     let _: Deployment = stage.create(manifests::app("app")).await;
