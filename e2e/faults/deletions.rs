@@ -205,7 +205,8 @@ async fn delete(lane: &Arc<Lane>, way: Way) -> Result<Option<Told>, String> {
             tokio::time::sleep(way.pause).await;
             let said = app.insist(HookKind::Shutdown, &pod, RETRIES).await;
             // Where the hook goes too, an answer that got lost cannot be had again.
-            if !said.counts() && !(way.hook == Hook::GoesToo && said.status == Some(401)) {
+            let is_gone = way.hook == Hook::GoesToo && said.status == Some(401);
+            if !(said.counts() || is_gone) {
                 return Err(format!("{}: {:?} {}", subject.name, said.status, said.body));
             }
             told = said.answered.filter(|_| said.counts()).map(|at| Told {

@@ -97,14 +97,18 @@ pub async fn prove(
         kinds.len() + WATCHED.len()
     );
     let count = cells.len();
-    let jobs = cells.into_iter().map(|cell| {
+    // What a watch meets is met by all that live in its lane.
+    let (shared, own): (Vec<_>, Vec<_>) = cells.into_iter().partition(Cell::is_shared);
+    let job = |cell: Cell| {
         move |lane: Arc<Lane>| async move {
             let lived = live(&lane, &cell).await;
             (cell, lived)
         }
-    });
+    };
+    let mut lives = lanes.each_of(AT_ONCE, own.into_iter().map(job)).await;
+    lives.extend(lanes.each(shared.into_iter().map(job)).await);
     let (mut missed, mut slowest, mut most) = (0, Duration::ZERO, 0);
-    for (cell, lived) in lanes.each_of(AT_ONCE, jobs).await {
+    for (cell, lived) in lives {
         let name = cell.name();
         let lived = match lived {
             Ok(lived) => lived,
@@ -226,8 +230,7 @@ impl Cell {
             Extent::Thrice => Times::First(3),
             Extent::Long => Times::Within(LONG),
         };
-        let shared = self.kind.starts_with("watch ") || self.kind == "get nodes";
-        let on = match shared {
+        let on = match self.is_shared() {
             true => Match {
                 kind: self.kind.clone(),
                 ..Match::default()
@@ -235,6 +238,11 @@ impl Cell {
             false => Match::of(&self.kind, &subject.needles),
         };
         Rule::new(on, times, self.fault)
+    }
+
+    /// Whether its calls are no subject's own.
+    fn is_shared(&self) -> bool {
+        self.kind.starts_with("watch ") || self.kind == "get nodes"
     }
 
     /// How long the fault of one call lasts.
