@@ -69,7 +69,7 @@ compiler:
 
 ## Parts
 
-.PHONY: e2e faults uninstall-story bench bench-certificates tls-scan image install crds cluster cluster-status cluster-down clean
+.PHONY: e2e faults uninstall-story bench bench-certificates tls-scan fuzz image install crds cluster cluster-status cluster-down clean
 e2e: ## The end-to-end tests alone; ARGS='-- NAME' for some of them
 	@source hack/common.sh && use_cluster && cargo test --locked --test e2e $(ARGS)
 
@@ -87,6 +87,9 @@ bench-certificates: ## How many certificates a second; target/bench-certificates
 
 tls-scan: ## The endpoint's TLS as testssl.sh and sslyze see it (2 minutes, after make install)
 	@hack/tls-scan
+
+fuzz: ## What reads PEM, X.509 and Secrets, fuzzed; FUZZ_SECONDS (60) for each target
+	@hack/fuzz
 
 image: ## target/image/krake-hooks.tar, nothing to do if nothing changed
 	@hack/image
