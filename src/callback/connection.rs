@@ -1,8 +1,9 @@
 //! One connection: its requests, and when it ends.
 //!
 //! It ends when the client says so, when it has been idle or open for too long, when the program
-//! stops, and when its client is not trusted any more: then without an answer. Before the program
-//! stops, an answer announces that it is the last (`Connection: close`, GOAWAY), so that a client
+//! stops, and when its client is not trusted any more: then at once, so that a client that keeps its
+//! connection finds it closed and opens another one with the files it has by then; a request that is
+//! on its way nevertheless gets no answer. Before the program stops, an answer announces that it is the last (`Connection: close`, GOAWAY), so that a client
 //! that keeps its connection does not meet a closed one.
 
 use std::convert::Infallible;
@@ -110,6 +111,23 @@ impl Verified {
         }
         trusted
     }
+
+    /// Whether this client is to come again with what it is given next: before an earlier authority
+    /// is not trusted any more, nobody is to depend on an old connection.
+    fn is_of_an_earlier_authority(&self) -> bool {
+        let newest = self.slot.newest();
+        newest.is_some_and(|newest| newest.is_of_another(&self.chain))
+    }
+
+    /// Ends when this client is not trusted any more.
+    async fn withdrawn(&self) {
+        let mut replacements = self.slot.replacements();
+        while self.is_still_trusted() {
+            if replacements.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
 }
 
 impl<S, B> Connection<S>
@@ -147,6 +165,14 @@ where
             end: Notify::new(),
         });
         let watched = activity.clone();
+        let client = verified.clone();
+        let withdrawn = async {
+            match &client {
+                Some(client) => client.withdrawn().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(withdrawn);
         let answer = service_fn(move |mut request: Request<Incoming>| {
             let under_way = UnderWay::new(activity.clone());
             let mut service = service.clone();
@@ -167,7 +193,8 @@ where
                     Ok(answer) => answer,
                     Err(never) => match never {},
                 };
-                if closing.is_cancelled() {
+                let earlier = verified.is_some_and(|v| v.is_of_an_earlier_authority());
+                if closing.is_cancelled() || earlier {
                     match version {
                         // HTTP/2 has a frame for it, and answers what comes before that is read.
                         Version::HTTP_2 => under_way.0.end.notify_one(),
@@ -194,6 +221,7 @@ where
                 }
                 () = shutdown.cancelled(), if !ending => {}
                 () = watched.end.notified(), if !ending => {}
+                () = withdrawn.as_mut(), if !ending => {}
                 () = tokio::time::sleep_until(wake) => {
                     if ending {
                         tracing::debug!("a connection is cut off");

@@ -1,13 +1,12 @@
 //! TLS of the endpoint: what it shows, and whom it lets in.
 //!
 //! Certificate, key and trust are replaced as one, without a restart: new connections use the
-//! newest. On connections that are open already the client is verified again by the new trust at
-//! its next request. Sessions are never resumed, because a resumed one is not verified.
+//! newest. On connections that are open already the client is verified again by the new trust, at
+//! once and at its next request. Sessions are never resumed, because a resumed one is not verified.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -16,6 +15,7 @@ use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientV
 use rustls::{RootCertStore, ServerConfig};
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
+use tokio::sync::watch;
 
 /// HTTP/2, as ALPN names it.
 pub const HTTP2: &[u8] = b"h2";
@@ -27,11 +27,13 @@ pub const HTTP1: &[u8] = b"http/1.1";
 pub struct Trust {
     config: Arc<ServerConfig>,
     verifier: Arc<dyn ClientCertVerifier>,
+    /// Who has signed what the endpoint shows; none if a root has.
+    signer: Option<CertificateDer<'static>>,
 }
 
 /// The place where the newest [`Trust`] is kept; empty until there is one.
 #[derive(Default)]
-pub struct TrustSlot(ArcSwapOption<Trust>);
+pub struct TrustSlot(watch::Sender<Option<Arc<Trust>>>);
 
 /// Why TLS cannot be set up.
 #[derive(Debug, Error)]
@@ -66,6 +68,7 @@ impl Trust {
         client_roots: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, TrustError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
+        let signer = chain.get(1).cloned();
         let mut roots = RootCertStore::empty();
         for root in client_roots {
             roots.add(root).map_err(TrustError::Root)?;
@@ -87,7 +90,11 @@ impl Trust {
         // A replayed early request is a replayed acknowledgement.
         config.max_early_data_size = 0;
         let config = Arc::new(config);
-        Ok(Self { config, verifier })
+        Ok(Self {
+            config,
+            verifier,
+            signer,
+        })
     }
 
     /// The same from PEM texts.
@@ -125,6 +132,12 @@ impl Trust {
                 .is_ok()
         })
     }
+
+    /// Whether a client's chain (leaf first) is of another intermediate than the one that signs now.
+    pub fn is_of_another(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let signers = chain.get(1).zip(self.signer.as_ref());
+        signers.is_some_and(|(theirs, ours)| theirs != ours)
+    }
 }
 
 impl TrustSlot {
@@ -135,18 +148,23 @@ impl TrustSlot {
 
     /// From now on.
     pub fn replace(&self, trust: Trust) {
-        self.0.store(Some(Arc::new(trust)));
+        self.0.send_replace(Some(Arc::new(trust)));
     }
 
     /// The newest.
     pub fn newest(&self) -> Option<Arc<Trust>> {
-        self.0.load_full()
+        self.0.borrow().clone()
+    }
+
+    /// Hears of each replacement from now on.
+    pub fn replacements(&self) -> watch::Receiver<Option<Arc<Trust>>> {
+        self.0.subscribe()
     }
 }
 
 impl fmt::Debug for TrustSlot {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_set = self.0.load().is_some();
+        let is_set = self.0.borrow().is_some();
         formatter.debug_tuple("TrustSlot").field(&is_set).finish()
     }
 }

@@ -154,6 +154,11 @@ fn authority(number: u8) -> Authority {
 }
 
 fn trust(authority: &Authority, client_root: CertificateDer<'static>) -> Trust {
+    let (chain, key) = endpoint(authority);
+    Trust::new(chain, key, [client_root]).unwrap()
+}
+
+fn endpoint(authority: &Authority) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let leaf = ServerLeaf {
         names: vec!["localhost".into()],
         duration: std::time::Duration::from_secs(3600),
@@ -161,8 +166,7 @@ fn trust(authority: &Authority, client_root: CertificateDer<'static>) -> Trust {
     let issued = authority
         .issue_server(&leaf, Timestamp::now(), [9; 16])
         .unwrap();
-    let (chain, key) = der(&issued);
-    Trust::new(chain, key, [client_root]).unwrap()
+    der(&issued)
 }
 
 fn client_certificate(authority: &Authority, name: &str, uid: &str, at: Timestamp) -> Issued {
@@ -228,6 +232,13 @@ enum Sender {
 }
 
 impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+
     async fn over(stream: TlsStream<TcpStream>) -> hyper::Result<Self> {
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
         let io = TokioIo::new(stream);

@@ -68,7 +68,12 @@ async fn only_the_hooks_own_living_certificate_is_let_in() {
 
 #[tokio::test]
 async fn an_open_connection_follows_the_trust_that_is_replaced() {
-    for protocol in [tls::HTTP2, tls::HTTP1] {
+    for (protocol, idle) in [
+        (tls::HTTP2, false),
+        (tls::HTTP2, true),
+        (tls::HTTP1, false),
+        (tls::HTTP1, true),
+    ] {
         let served = Served::tls().await;
         let uid = testing::HOOK_UID;
         let issued = client_certificate(&served.authority, "trainer", uid, Timestamp::now());
@@ -92,19 +97,47 @@ async fn an_open_connection_follows_the_trust_that_is_replaced() {
             let second = sender.put(SHUTDOWN, &served.body()).await.unwrap();
             assert_eq!(second.0, 200);
         }
-        // The root is withdrawn: no answer, and the end of the connection.
+        // The root is withdrawn: the end of the connection, and no answer before.
         let other = authority(3);
         served
             .slot
             .replace(trust(&served.authority, other.root().clone()));
         let writes = served.api.calls().len();
+        if idle {
+            eventually("the idle connection ends", || sender.is_closed()).await;
+        }
         assert!(sender.put(SHUTDOWN, &served.body()).await.is_err());
         assert_eq!(served.api.calls().len(), writes);
-        let closed = || match &sender {
-            Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2(sender) => sender.is_closed(),
-        };
-        eventually("the connection ends", closed).await;
+        eventually("the connection ends", || sender.is_closed()).await;
+        served.stop().await;
+    }
+}
+
+/// In the middle of a rotation: no answer is lost, and no connection outlives the earlier authority.
+#[tokio::test]
+async fn a_client_of_an_earlier_authority_is_answered_and_comes_again() {
+    for protocol in [tls::HTTP2, tls::HTTP1] {
+        let served = Served::tls().await;
+        let next = authority(3);
+        for (signer, kept) in [(&served.authority, true), (&next, false)] {
+            let uid = testing::HOOK_UID;
+            let issued = client_certificate(&served.authority, "trainer", uid, Timestamp::now());
+            let client = client(&served.authority, Some(&issued), protocol, BOTH);
+            let stream = connect(served.address, &client).await.unwrap();
+            let mut sender = Sender::over(stream).await.unwrap();
+            let (chain, key) = endpoint(signer);
+            let both = [&served.authority, &next].map(|trusted| trusted.root().clone());
+            served.slot.replace(Trust::new(chain, key, both).unwrap());
+            let answer = sender.put(SHUTDOWN, &served.body()).await.unwrap();
+            assert_eq!(answer.0, 200);
+            if kept {
+                let again = sender.put(SHUTDOWN, &served.body()).await.unwrap();
+                assert_eq!(again.0, 200);
+            } else {
+                let closed = || sender.is_closed();
+                eventually("the connection ends", closed).await;
+            }
+        }
         served.stop().await;
     }
 }
