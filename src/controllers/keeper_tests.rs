@@ -390,6 +390,7 @@ async fn a_bad_source_changes_nothing_and_a_mended_one_is_imported() {
             ("False".into(), "AuthorityNotPem".into())
         );
         assert_eq!(s.condition("Ready"), ("True".into(), "Signing".into()));
+        assert_eq!(s.condition("Rotating").0, "False");
         assert_eq!(s.kept().signer().fingerprint(), first);
     }
     server.remove(SOURCE);
