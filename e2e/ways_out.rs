@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
 use serde_json::json;
 
-use krake_hooks::api::condition::ConditionType;
+use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::krake_hook::KrakeHook;
 use krake_hooks::api::names;
 use krake_hooks::api::status::Outcome;
@@ -50,9 +50,21 @@ async fn is_skipped_by(stage: &Stage, kind: &str) {
         .untouched(&pods)
         .expect("it has not acknowledged");
 
+    let without = format!("{}=", names::SKIP_ANNOTATION);
+    stage.kubectl(&["annotate", kind, "app", &without]).await;
+    stage
+        .await_hook("app", "a reason is asked for", SOON, |status| {
+            condition::find(&status.conditions, ConditionType::Blocking)
+                .is_some_and(|blocking| blocking.message.contains("without a reason"))
+        })
+        .await;
+    armed.pods.untouched(&pods).expect("nobody has said why");
+
     let reason = "ticket 4711, says the owner";
     let annotation = format!("{}={reason}", names::SKIP_ANNOTATION);
-    stage.kubectl(&["annotate", kind, "app", &annotation]).await;
+    stage
+        .kubectl(&["annotate", kind, "app", "--overwrite", &annotation])
+        .await;
     stage.gone::<Deployment>("app").await;
     armed.pods.gone(&pods).await;
     let hook = stage.ended("app", Outcome::Skipped).await;
@@ -131,10 +143,18 @@ async fn a_namespace_that_refuses_it_loses_no_armed_workload_but_through_its_hoo
     let completes = stage.app("completes").await;
     completes.curl(seed::CURL_TLS).await.counts();
     stage.gone::<Deployment>("completes").await;
-    let annotation = format!("{}=the owner says so", names::SKIP_ANNOTATION);
-    stage
-        .kubectl(&["annotate", "deployment", "runs", &annotation])
+    let annotate = async |reason: &str| {
+        let annotation = format!("{}={reason}", names::SKIP_ANNOTATION);
+        stage
+            .kubectl(&["annotate", "deployment", "runs", "--overwrite", &annotation])
+            .await
+    };
+    annotate("").await;
+    let refused = stage
+        .try_kubectl(&["delete", "deployment", "runs", "--wait=false"])
         .await;
+    assert!(refused.is_err(), "nobody says why: {refused:?}");
+    annotate("the owner says so").await;
     stage.delete_deployment("runs", "foreground").await;
     stage.gone::<Deployment>("runs").await;
     stage.ended("runs", Outcome::Skipped).await;

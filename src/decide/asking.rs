@@ -10,7 +10,7 @@ use super::pods;
 use super::quorum::{self, Said, Tally};
 use super::seen::has_finalizer;
 use super::workload::Workload;
-use crate::api::condition::{ConditionType, Finding, Reason};
+use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::krake_hook::{CallOutMode, OnTimeout, QuorumPolicy};
 use crate::api::status::{Deletion, Outcome, Phase, RequestState, ShutdownRequest, Terms, Trigger};
 use crate::api::{HookKind, names};
@@ -349,14 +349,18 @@ impl Plan<'_> {
         }
         self.report_waiting(workload);
         self.status.phase = Some(Phase::Retained);
+        let mut message = format!(
+            "the time is up and spec.shutdown.onTimeout is {:?}: {aim} waits for a late acknowledgement, or for the annotation {}: <reason>",
+            OnTimeout::Retain,
+            names::SKIP_ANNOTATION
+        );
+        if self.skip_lacks_reason(workload) {
+            message = format!("{message}; {}", skip_needs_reason());
+        }
         self.find(Finding::yes(
             ConditionType::Blocking,
             Reason::Retained,
-            format!(
-                "the time is up and spec.shutdown.onTimeout is {:?}: {aim} waits for a late acknowledgement, or for the annotation {}: <reason>",
-                OnTimeout::Retain,
-                names::SKIP_ANNOTATION
-            ),
+            message,
         ));
     }
 
@@ -384,12 +388,15 @@ impl Plan<'_> {
         if let Some(failures) = quorum::failures(&said, name_of) {
             whom = format!("{whom}; {failures}");
         }
-        let message = format!(
+        let mut message = format!(
             "{workload} {}; {whom} until {until}, round {} of {}",
             why(request.trigger),
             request.round,
             request.terms.retries + 1
         );
+        if self.skip_lacks_reason(workload) {
+            message = format!("{message}; {}", skip_needs_reason());
+        }
         self.status.phase = Some(match request.trigger {
             Trigger::Stop => Phase::Stopping,
             Trigger::Delete | Trigger::Complete => Phase::Waiting,
@@ -413,6 +420,18 @@ impl Plan<'_> {
             None => Finding::yes(ConditionType::Ready, Reason::AwaitingAcknowledgement, message),
         });
         self.keep(ConditionType::Armed);
+        if self.skip_lacks_reason(workload) {
+            self.tell_of_skip();
+        }
+    }
+
+    /// Once: what the condition said before tells whether it is known.
+    fn tell_of_skip(&mut self) {
+        let blocking = condition::find(&self.status.conditions, ConditionType::Blocking);
+        let told = blocking.is_some_and(|before| before.message.contains(&skip_needs_reason()));
+        if !told {
+            self.notice(true, "SkipNeedsReason", skip_needs_reason());
+        }
     }
 
     pub(super) fn change_request(&mut self, change: impl FnOnce(&mut ShutdownRequest)) {
@@ -428,6 +447,13 @@ fn begin_round(request: &mut ShutdownRequest) {
     request.last_attempt = None;
     request.attempts = 0;
     request.called_pods.clear();
+}
+
+fn skip_needs_reason() -> String {
+    format!(
+        "the annotation {} is there without a reason, and skips nothing: give one",
+        names::SKIP_ANNOTATION
+    )
 }
 
 /// What is to become of the workload.

@@ -403,10 +403,22 @@ impl<'a> Plan<'a> {
 
     /// The reason a person gives, on hook or workload, for letting the removal go on at once.
     pub fn skip(&self, workload: &Workload) -> Option<String> {
-        [&self.seen.hook.metadata, &workload.metadata]
-            .iter()
-            .find_map(|meta| annotation(meta, names::SKIP_ANNOTATION))
+        let said = self.skips(workload).into_iter();
+        said.map(str::trim)
+            .find(|reason| !reason.is_empty())
             .map(ToOwned::to_owned)
+    }
+
+    /// Whether somebody wants to skip the asking, and does not say why. That skips nothing.
+    pub fn skip_lacks_reason(&self, workload: &Workload) -> bool {
+        !self.skips(workload).is_empty() && self.skip(workload).is_none()
+    }
+
+    fn skips(&self, workload: &'a Workload) -> Vec<&'a str> {
+        [&self.seen.hook.metadata, &workload.metadata]
+            .into_iter()
+            .filter_map(|meta| annotation(meta, names::SKIP_ANNOTATION))
+            .collect()
     }
 
     /// Whether hook or workload says that the hook is to keep out.

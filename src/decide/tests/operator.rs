@@ -496,12 +496,13 @@ fn is_fulfilled(world: &World, promise: &Promise) -> bool {
         world.hooks.get(NAME).map(|hook| &hook.metadata),
         world.workloads.get(NAME).map(|w| &w.meta),
     ];
-    let says = |name, wanted: Option<&str>| {
-        metas.iter().flatten().any(|meta| {
-            annotation(meta, name).is_some_and(|value| wanted.is_none_or(|w| w == value))
-        })
+    let says = |name, this: fn(&str) -> bool| {
+        let mut metas = metas.iter().flatten();
+        metas.any(|meta| annotation(meta, name).is_some_and(this))
     };
-    if says(names::SKIP_ANNOTATION, None) || says(names::HOOK_ANNOTATION, Some(names::DISABLED)) {
+    if says(names::SKIP_ANNOTATION, |reason| !reason.trim().is_empty())
+        || says(names::HOOK_ANNOTATION, |word| word == names::DISABLED)
+    {
         return true;
     }
     let Some(hook) = world.hooks.get(NAME) else {

@@ -190,9 +190,17 @@ pub fn fails_calls(world: &mut World) {
 }
 
 pub fn skip(world: &mut World) {
+    skip_because(world, "on call says so");
+}
+
+pub fn skip_without_reason(world: &mut World) {
+    skip_because(world, " ");
+}
+
+fn skip_because(world: &mut World, reason: &str) {
     world.edit_hook(|hook| {
         let annotations = hook.metadata.annotations.get_or_insert_default();
-        annotations.insert(names::SKIP_ANNOTATION.into(), "on call says so".into());
+        annotations.insert(names::SKIP_ANNOTATION.into(), reason.into());
     });
 }
 
@@ -836,6 +844,7 @@ pub const ACTS: &[Step] = &[
     refuses_calls,
     fails_calls,
     skip,
+    skip_without_reason,
     disable,
     enable,
     no_shutdown,

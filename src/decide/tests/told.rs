@@ -80,6 +80,40 @@ fn retained() {
 }
 
 #[test]
+fn a_skip_needs_a_reason() {
+    use stories::{half_a_minute, retaining_hook, skip, skip_without_reason, workload};
+    insta::assert_snapshot!(told(&[
+        workload,
+        retaining_hook,
+        skip_without_reason,
+        stories::background,
+        half_a_minute,
+        skip
+    ]));
+}
+
+#[test]
+fn stopped_and_started() {
+    use stories::{acknowledge, hook, scale_up, start, stop, workload};
+    insta::assert_snapshot!(told(&[
+        workload,
+        hook,
+        stop,
+        acknowledge,
+        start,
+        stop,
+        acknowledge,
+        scale_up
+    ]));
+}
+
+#[test]
+fn completed_scaled_to_zero_and_scaled_up_again() {
+    use stories::{complete, scale_up, scaling_hook, workload};
+    insta::assert_snapshot!(told(&[workload, scaling_hook, complete, scale_up]));
+}
+
+#[test]
 fn completed_and_created_again() {
     use stories::{complete, hook, workload};
     insta::assert_snapshot!(told(&[workload, hook, complete, workload]));
