@@ -1,8 +1,7 @@
 //! The watches, each once, and which hook a change belongs to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 
 use futures::{Stream, StreamExt, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -25,7 +24,6 @@ use super::synced::{Synced, Waiter};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::addresses::{self, Addresses};
 use crate::cluster::observe::{self, Caches};
-use crate::decide::news;
 use crate::metrics::Metrics;
 
 /// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
@@ -88,6 +86,8 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         },
         namespaces,
     };
+    let feed = Feed::new(caches.hooks.clone());
+    let news = feed.clone();
     // A hook that goes leaves its workload to the next one, which nothing else would tell.
     let (heirs, heir_rx) = mpsc::unbounded_channel();
     let siblings = by_rival(&caches.hooks);
@@ -133,7 +133,9 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         })
         .collect();
     let changes = [
-        touched(&mut synced, hooks, by_news(&caches.hooks)),
+        touched(&mut synced, hooks, move |hook: &KrakeHook| {
+            news.news(hook).into_iter().collect()
+        }),
         touched(
             &mut synced,
             watcher(
@@ -219,7 +221,7 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
     let changes = futures::stream::select_all(changes.into_iter().chain(workloads)).boxed();
     Watches {
         synced: synced.waiter(),
-        feed: Feed::new(caches.hooks.clone()),
+        feed,
         caches,
         changes,
     }
@@ -297,30 +299,6 @@ fn matching(
         .iter()
         .map(|hook| ObjectRef::from_obj(hook.as_ref()))
         .collect()
-}
-
-/// The hook itself, if there is news of it.
-fn by_news(
-    hooks: &Store<KrakeHook>,
-) -> impl Fn(&KrakeHook) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
-    let hooks = hooks.clone();
-    let told = Mutex::new(HashMap::new());
-    move |hook| {
-        let object = ObjectRef::from_obj(hook);
-        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = news::fingerprint(hook);
-        let before = if hooks.get(&object).is_some() {
-            told.insert(object.clone(), now)
-        } else {
-            told.remove(&object);
-            None
-        };
-        if before == Some(now) {
-            Vec::new()
-        } else {
-            vec![object]
-        }
-    }
 }
 
 /// Other hooks for the same workload.

@@ -3,7 +3,8 @@
 //! Caches are kept up all the time, so that a replica that begins to lead need not list the cluster
 //! first. Whoever subscribes gets every hook once, and then what changes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, StreamExt};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::api::KrakeHook;
+use crate::decide::news;
 
 type Subscribers = Vec<mpsc::UnboundedSender<ObjectRef<KrakeHook>>>;
 
@@ -19,6 +21,7 @@ type Subscribers = Vec<mpsc::UnboundedSender<ObjectRef<KrakeHook>>>;
 pub struct Feed {
     hooks: Store<KrakeHook>,
     subscribers: Arc<Mutex<Subscribers>>,
+    settled: Arc<Mutex<HashMap<ObjectRef<KrakeHook>, u64>>>,
 }
 
 impl Feed {
@@ -27,12 +30,14 @@ impl Feed {
         Self {
             hooks,
             subscribers: Arc::default(),
+            settled: Arc::default(),
         }
     }
 
     /// Every hook that the cache has now, and then every one that is told about.
     pub fn subscribe(&self) -> impl Stream<Item = ObjectRef<KrakeHook>> + Send + use<> {
         let (sender, changes) = mpsc::unbounded_channel();
+        self.settled().clear();
         // First: what changes meanwhile is told twice rather than not at all.
         self.subscribers().push(sender);
         let present: Vec<_> = self
@@ -50,7 +55,32 @@ impl Feed {
             .retain(|to| hooks.iter().all(|hook| to.send(hook.clone()).is_ok()));
     }
 
-    fn subscribers(&self) -> std::sync::MutexGuard<'_, Subscribers> {
+    /// A look at a hook begins: until it ends well, every change of the hook wakes the next.
+    pub fn look(&self, hook: &ObjectRef<KrakeHook>) {
+        self.settled().remove(hook);
+    }
+
+    /// A look at a hook of this [fingerprint](crate::decide::news) found nothing to do.
+    pub fn settle(&self, hook: ObjectRef<KrakeHook>, fingerprint: u64) {
+        self.settled().insert(hook, fingerprint);
+    }
+
+    /// The hook itself, unless this very look would find nothing to do.
+    pub fn news(&self, hook: &KrakeHook) -> Option<ObjectRef<KrakeHook>> {
+        let object = ObjectRef::from_obj(hook);
+        let mut settled = self.settled();
+        if self.hooks.get(&object).is_none() {
+            settled.remove(&object);
+        }
+        let same = settled.get(&object) == Some(&news::fingerprint(hook));
+        (!same).then_some(object)
+    }
+
+    fn settled(&self) -> MutexGuard<'_, HashMap<ObjectRef<KrakeHook>, u64>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subscribers(&self) -> MutexGuard<'_, Subscribers> {
         self.subscribers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -79,5 +109,30 @@ mod tests {
         assert_eq!(heard, ["old", "c"].map(named));
         feed.tell(&[named("d")]);
         assert!(feed.subscribers().is_empty());
+    }
+    #[test]
+    fn what_was_looked_at_is_no_news_until_it_changes_or_a_look_fails() {
+        let (hooks, mut writer) = reflector::store();
+        let feed = Feed::new(hooks);
+        let mut hook = testing::hook("ml", "trainer");
+        writer.apply_watcher_event(&watcher::Event::Apply(hook.clone()));
+        let object = ObjectRef::from_obj(&hook);
+        assert_eq!(feed.news(&hook), Some(object.clone()), "never looked at");
+        feed.look(&object);
+        feed.settle(object.clone(), news::fingerprint(&hook));
+        assert_eq!(feed.news(&hook), None);
+        feed.look(&object);
+        let again = "a look that has not ended, or has failed";
+        assert_eq!(feed.news(&hook), Some(object.clone()), "{again}");
+        feed.settle(object.clone(), news::fingerprint(&hook));
+        hook.metadata.generation = Some(7);
+        assert_eq!(feed.news(&hook), Some(object.clone()), "changed");
+        feed.settle(object.clone(), news::fingerprint(&hook));
+        let _next_term = feed.subscribe();
+        assert_eq!(
+            feed.news(&hook),
+            Some(object),
+            "somebody else led meanwhile"
+        );
     }
 }

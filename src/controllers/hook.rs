@@ -13,15 +13,16 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::watch;
 
 use super::backoff::{Backoff, Reopen};
+use super::feed::Feed;
 use super::synced::Waiter;
 use crate::api::KrakeHook;
 use crate::callout::Calls;
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::{Caches, observe, workload};
 use crate::cluster::{Class, Error};
-use crate::decide::mend;
 use crate::decide::seen::{CallsMade, Secrets};
 use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
+use crate::decide::{mend, news};
 use crate::metrics::Metrics;
 use crate::planted::{self, Bug};
 
@@ -54,6 +55,8 @@ pub struct Context {
     pub injections: Mutex<HashMap<String, Vec<Timestamp>>>,
     /// When this process last asked about Secrets, by hook.
     pub asked: Mutex<HashMap<String, Timestamp>>,
+    /// What wakes: told which looks found nothing to do.
+    pub feed: Feed,
     /// Hooks that this process has written and the cache may not have heard of.
     pub written: Mutex<HashMap<String, Written>>,
 }
@@ -91,7 +94,9 @@ pub async fn run(
 async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action, Error> {
     context.synced.wait().await;
     let object = ObjectRef::from_obj(hook.as_ref());
+    context.feed.look(&object);
     let hook = context.newest(hook);
+    let fingerprint = news::fingerprint(&hook);
     let seen = observe(&context.writer.client, &context.caches, &hook).await;
     if seen.is_err() && planted::is(Bug::FinalizerDroppedOnError) {
         context.drop_finalizer(&hook).await?;
@@ -118,6 +123,9 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
         }
     };
     context.backoff.reset(&object);
+    if rounds == 1 {
+        context.feed.settle(object, fingerprint);
+    }
     if seen.hook.metadata.deletion_timestamp.is_some() && seen.hook.finalizers().is_empty() {
         context.forget(&uid);
     }

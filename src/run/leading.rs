@@ -180,6 +180,7 @@ impl Leading {
             synced: self.synced.clone(),
             metrics: self.metrics.clone(),
             backoff: Backoff::new(),
+            feed: self.feed.clone(),
             injections: Mutex::default(),
             asked: Mutex::default(),
             written: Mutex::default(),
