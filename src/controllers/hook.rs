@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+use kube::api::Api;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use crate::api::KrakeHook;
 use crate::callout::Calls;
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::{Caches, observe, workload};
-use crate::cluster::{Class, Error};
+use crate::cluster::{Act, Class, Error};
 use crate::decide::seen::{CallsMade, Secrets};
 use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
 use crate::decide::{mend, news};
@@ -30,6 +31,8 @@ use crate::planted::{self, Bug};
 const AT_ONCE: u16 = 16;
 /// So many rounds of decide and apply are a mistake of ours.
 const MOST_ROUNDS: usize = 32;
+/// So often is decided anew at once because the callback was faster.
+const MOST_OVERTAKEN: usize = 12;
 /// Everything is looked at now and then, whatever a watch may have missed.
 const RESYNC: Duration = Duration::from_secs(600);
 /// How long an injection counts as lately.
@@ -105,8 +108,8 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     let uid = seen.hook_uid().to_owned();
     seen.injections = context.injected_lately(&uid, Timestamp::now());
     seen.secrets = context.may_ask(&uid, Timestamp::now());
-    let mut rounds = 0;
-    let next = loop {
+    let (mut rounds, mut overtaken) = (0, 0);
+    let next = 'decide: loop {
         let settings = context.settings.borrow().clone();
         seen.calls = context.calls_made(&seen);
         let decision = decide::hook::decide(&seen, &settings, Timestamp::now());
@@ -119,7 +122,17 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
             break Next::At(Timestamp::now() + SignedDuration::from_secs(30));
         }
         for effect in &decision.effects {
-            context.carry_out(&object, &mut seen, effect).await?;
+            match context.carry_out(&object, &mut seen, effect).await {
+                // To wait for quiet would be to wait for as long as apps have something to say.
+                Err(error) if error.class() == Class::Conflict && overtaken < MOST_OVERTAKEN => {
+                    if !context.was_acknowledged(&mut seen).await? {
+                        return Err(error);
+                    }
+                    overtaken += 1;
+                    continue 'decide;
+                }
+                done => done?,
+            }
         }
     };
     context.backoff.reset(&object);
@@ -189,6 +202,16 @@ impl Context {
         }
         seen.absorb(fact);
         Ok(())
+    }
+
+    /// Whether nothing but acknowledgements has come since the hook was read; then it is read anew.
+    async fn was_acknowledged(&self, seen: &mut Seen) -> Result<bool, Error> {
+        let hooks: Api<KrakeHook> = Api::namespaced(self.writer.client.clone(), seen.namespace());
+        let of = format!("KrakeHook {}/{}", seen.namespace(), seen.hook_name());
+        let now = hooks.get_opt(seen.hook_name()).await;
+        let now = now.map_err(Error::of(Act::Get, of))?;
+        let now = now.filter(|now| news::only_acknowledged_since(&seen.hook, now));
+        Ok(now.map(|now| seen.hook = now).is_some())
     }
 
     /// What this process knows of its calls for the request and round that the hook has now.

@@ -35,6 +35,26 @@ pub fn fingerprint(hook: &KrakeHook) -> u64 {
     hasher.finish()
 }
 
+/// Whether a hook differs from what it was by nothing but acknowledgements: only the callback was
+/// faster. What else was seen with the older one can be decided on with the newer.
+pub fn only_acknowledged_since(before: &KrakeHook, now: &KrakeHook) -> bool {
+    let rest = |hook: &KrakeHook| {
+        let mut status = hook.status.clone().unwrap_or_default();
+        status.acknowledgements.clear();
+        let meta = &hook.metadata;
+        json!([
+            meta.uid,
+            meta.generation,
+            meta.deletion_timestamp,
+            meta.finalizers,
+            meta.annotations,
+            meta.labels,
+            status,
+        ])
+    };
+    before.metadata.resource_version != now.metadata.resource_version && rest(before) == rest(now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +137,22 @@ mod tests {
         let before = fingerprint(&hook);
         ack(&mut hook).message = Some("disk full".into());
         assert_ne!(fingerprint(&hook), before);
+    }
+
+    #[test]
+    fn only_the_callback_was_faster() {
+        let before = acknowledged();
+        let later = |change: fn(&mut KrakeHook)| {
+            let mut hook = acknowledged();
+            hook.metadata.resource_version = Some("7".into());
+            change(&mut hook);
+            only_acknowledged_since(&before, &hook)
+        };
+        assert!(later(|hook| ack(hook).message = None));
+        assert!(!later(|hook| hook.metadata.generation = Some(7)));
+        assert!(!later(
+            |hook| hook.metadata.finalizers = Some(vec!["x".into()])
+        ));
+        assert!(!only_acknowledged_since(&before, &before), "nobody was");
     }
 }
