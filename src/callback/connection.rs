@@ -3,8 +3,9 @@
 //! It ends when the client says so, when it has been idle or open for too long, when the program
 //! stops, and when its client is not trusted any more: then at once, so that a client that keeps its
 //! connection finds it closed and opens another one with the files it has by then; a request that is
-//! on its way nevertheless gets no answer. Before the program stops, an answer announces that it is the last (`Connection: close`, GOAWAY), so that a client
-//! that keeps its connection does not meet a closed one.
+//! on its way nevertheless gets no answer. Before the program stops, an answer announces that it is
+//! the last (`Connection: close`, GOAWAY), so that a client that keeps its connection does not meet a
+//! closed one. So does each answer to a client of an earlier authority.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -2,26 +2,46 @@
 //! counted before. An app may say the same again as often as it likes; it is written down, and
 //! nothing is decided by it.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::KrakeHook;
-use crate::api::status::AckResult;
+use crate::api::status::{AckResult, Acknowledgement};
 
 /// Equal for two that are decided alike, as long as the process lives.
 pub fn fingerprint(hook: &KrakeHook) -> u64 {
-    let mut status = hook.status.clone().unwrap_or_default();
-    for ack in status.acknowledgements.values_mut() {
-        if ack.result == AckResult::Success {
-            ack.message = None;
-            ack.at = Time(Timestamp::UNIX_EPOCH);
-        }
+    let mut hasher = DefaultHasher::new();
+    told(hook, without_words).to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Whether a hook differs from what it was by nothing but acknowledgements: only the callback was
+/// faster. What else was seen with the older one can be decided on with the newer.
+pub fn only_acknowledged_since(before: &KrakeHook, now: &KrakeHook) -> bool {
+    let rest = |hook| told(hook, BTreeMap::clear);
+    before.metadata.resource_version != now.metadata.resource_version && rest(before) == rest(now)
+}
+
+type Acknowledgements = BTreeMap<String, Acknowledgement>;
+
+fn without_words(acknowledgements: &mut Acknowledgements) {
+    let counted = acknowledgements.values_mut();
+    for ack in counted.filter(|ack| ack.result == AckResult::Success) {
+        ack.message = None;
+        ack.at = Time(Timestamp::UNIX_EPOCH);
     }
+}
+
+/// What there is in a hook to decide on, with so much of its acknowledgements.
+fn told(hook: &KrakeHook, reduce: fn(&mut Acknowledgements)) -> Value {
+    let mut status = hook.status.clone().unwrap_or_default();
+    reduce(&mut status.acknowledgements);
     let meta = &hook.metadata;
-    let told = json!([
+    json!([
         meta.uid,
         meta.generation,
         meta.deletion_timestamp,
@@ -29,36 +49,12 @@ pub fn fingerprint(hook: &KrakeHook) -> u64 {
         meta.annotations,
         meta.labels,
         status,
-    ]);
-    let mut hasher = DefaultHasher::new();
-    told.to_string().hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Whether a hook differs from what it was by nothing but acknowledgements: only the callback was
-/// faster. What else was seen with the older one can be decided on with the newer.
-pub fn only_acknowledged_since(before: &KrakeHook, now: &KrakeHook) -> bool {
-    let rest = |hook: &KrakeHook| {
-        let mut status = hook.status.clone().unwrap_or_default();
-        status.acknowledgements.clear();
-        let meta = &hook.metadata;
-        json!([
-            meta.uid,
-            meta.generation,
-            meta.deletion_timestamp,
-            meta.finalizers,
-            meta.annotations,
-            meta.labels,
-            status,
-        ])
-    };
-    before.metadata.resource_version != now.metadata.resource_version && rest(before) == rest(now)
+    ])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::status::Acknowledgement;
     use crate::testing::build::{self, NAME};
 
     fn acknowledged() -> KrakeHook {
