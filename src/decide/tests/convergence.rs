@@ -183,12 +183,13 @@ fn sequences_that_once_ended_badly() {
         no_shutdown, refuse_injection, replace, replace_first_pod, scaling_hook, stop,
         tear_workload, undo,
     };
-    let found: [(Step, &[Step]); 8] = [
+    let found: [(Step, &[Step]); 9] = [
         (hook, &[hook, refuse_injection, disable]),
         (hook, &[background, replace]),
         (hook, &[delete_hook, replace, background]),
         (hook, &[refuse_injection, replace]),
         (hook, &[delete_hook, no_shutdown, undo]),
+        (hook, &[delete_hook, undo, background]),
         (hook, &[stop, tear_workload, new_image]),
         (hook, &[conflicting_container, no_shutdown, replace, hook]),
         (

@@ -1,5 +1,6 @@
 //! Tests of whole decisions, and the tables of single rooms.
 
+mod bare;
 mod calling;
 mod convergence;
 mod farewell;
