@@ -13,7 +13,7 @@ use serde_json::json;
 use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::hook_authority::AuthorityPhase;
 use krake_hooks::api::krake_hook::KrakeHook;
-use krake_hooks::api::{HookAuthorityStatus, HookCertificate, HookKind};
+use krake_hooks::api::{HookAuthorityStatus, HookCertificate, HookCertificateStatus, HookKind};
 
 use crate::support::app::App;
 use crate::support::authority::{Authorities, Files};
@@ -30,6 +30,7 @@ pub fn stories() -> Vec<Story> {
         a_users_own_is_waited_for_used_in_every_form_and_kept_through_every_fault,
         twenty_clients_acknowledge_through_rotations_and_none_fails,
         an_operator_killed_in_any_phase_of_a_rotation_ends_with_one_authority,
+        an_authority_is_replaced_long_before_it_expires_and_nobody_asks_for_it,
     ]
 }
 
@@ -52,6 +53,10 @@ const OWN: &str =
 
 /// A rotation within seconds, and a dead leader that is followed at once.
 const IMPATIENT: &str = "certificates: {propagationSeconds: 2}\n\
+    leaderElection: {leaseDurationSeconds: 3, renewDeadlineSeconds: 2, retryPeriodSeconds: 1}\n";
+
+/// Half of an authority's life is a minute.
+const SHORT_LIVED: &str = "certificates: {propagationSeconds: 2, authorityDurationSeconds: 120}\n\
     leaderElection: {leaseDurationSeconds: 3, renewDeadlineSeconds: 2, retryPeriodSeconds: 1}\n";
 
 /// In one operator that is not restarted before the end.
@@ -394,6 +399,64 @@ async fn an_operator_killed_in_any_phase_of_a_rotation_ends_with_one_authority(s
         .bystander(&hook, "11111111-1111-4111-8111-111111111111")
         .await;
     client.acknowledge(HookKind::Complete).await.counts();
+}
+
+/// On this machine: a pod's kubelet takes longer to hand files on than this authority lives.
+async fn an_authority_is_replaced_long_before_it_expires_and_nobody_asks_for_it(stage: Stage) {
+    let (operator, authorities) = scene(&stage).await;
+    armed_complete(&stage).await;
+    operator.leave().await;
+    authorities.forget().await;
+    let process = Process::of(&stage, SHORT_LIVED);
+    let mut running = process.start();
+    let alone = |shown: &HookAuthorityStatus| {
+        shown.authorities.len() == 1 && shown.authorities[0].phase == AuthorityPhase::Active
+    };
+    let now = jiff::Timestamp::now;
+    let began = now();
+    // What stands there until it is written anew is of an authority that is forgotten.
+    let first = authorities
+        .await_shown("a first one", SOON, |shown| {
+            alone(shown) && shown.authorities[0].since.0 >= began - Duration::from_secs(1)
+        })
+        .await;
+    let of_first = certificate_of(&stage, &first).await;
+    let most = Duration::from_secs(110);
+    let second = authorities
+        .await_shown("another one, alone", most, |shown| {
+            alone(shown) && shown.signer != first.signer
+        })
+        .await;
+    let expires = first.not_after.as_ref().expect("the first one's end").0;
+    assert!(now() < expires, "it has expired at {expires}");
+    let of_second = certificate_of(&stage, &second).await;
+    assert_ne!(of_first.serial_number, of_second.serial_number);
+    running.kill().await;
+    authorities.forget().await;
+    operator.come_back().await;
+}
+
+/// What the hook's certificate says once it is ready by the one that signs.
+async fn certificate_of(stage: &Stage, shown: &HookAuthorityStatus) -> HookCertificateStatus {
+    until(
+        "the hook's certificate by the one that signs",
+        SOON,
+        async || {
+            let all = stage
+                .all::<HookCertificate>()
+                .list(&Default::default())
+                .await;
+            let mut all = all.map_err(|e| e.to_string())?.items;
+            let status = all.pop().and_then(|certificate| certificate.status);
+            let status = status.ok_or("none")?;
+            let ready = condition::is_true(&status.conditions, ConditionType::Ready);
+            match ready && status.issuer == shown.signer {
+                true => Ok(status),
+                false => Err(format!("{status:?}")),
+            }
+        },
+    )
+    .await
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

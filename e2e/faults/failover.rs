@@ -30,7 +30,7 @@ use crate::subject::{SOON, deployment};
 /// The right to lead by a Lease; without it several operators would do each other's work.
 const ELECTION: &str = "krake-hooks-leader-election";
 /// Hooks; each can hold 512 acknowledgements.
-const HOOKS: usize = 100;
+const HOOKS: usize = 400;
 /// Apps that speak at once for each hook.
 const SPEAKERS: usize = 2;
 const RETRIES: usize = 3;

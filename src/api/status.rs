@@ -330,8 +330,11 @@ pub struct Stopped {
 }
 
 /// One acknowledgement.
+// Written as a whole: field by field, its managed fields would take more room than itself, and each
+// further acknowledgement longer.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Acknowledgement {
     /// When it was taken.
     pub at: Time,

@@ -5,6 +5,8 @@ use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::cluster::Class;
 use crate::planted::{self, Bug};
 
@@ -53,13 +55,14 @@ impl<K: Hash + Eq> Backoff<K> {
     }
 }
 
-/// How long a watch waits before it is opened again. kube-runtime's own goes up to a minute, and
-/// starts over only after two good ones: for that long after an outage of some seconds, a new
-/// ReplicaSet would get no guard. This one ends at some seconds, and starts over with the first
-/// thing that is heard.
+/// How long a watch waits before it is opened again. kube-runtime's own goes up to a minute: for
+/// that long after an outage of some seconds, a new ReplicaSet would get no guard. This one ends at
+/// some seconds, and starts over once a watch has held for as long: one that lists well and then is
+/// told each time that it is too old would list everything twice a second.
 #[derive(Clone, Debug, Default)]
 pub struct Reopen {
     failures: u32,
+    reopened: Option<Instant>,
 }
 
 const REOPEN_FIRST: Duration = Duration::from_millis(500);
@@ -69,33 +72,47 @@ impl Iterator for Reopen {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        if self.reopened.is_none_or(|at| now >= at + REOPEN_MOST) {
+            self.failures = 0;
+        }
         let wait = REOPEN_FIRST
             .saturating_mul(1 << self.failures.min(8))
             .min(REOPEN_MOST);
         self.failures = self.failures.saturating_add(1);
         // A quarter of chance, so that all watches do not come back in the same moment.
-        Some(wait.mul_f64(0.75 + rand::random::<f64>() / 4.0))
+        let wait = wait.mul_f64(0.75 + rand::random::<f64>() / 4.0);
+        self.reopened = Some(now + wait);
+        Some(wait)
     }
 }
 
 impl kube::runtime::utils::Backoff for Reopen {
-    fn reset(&mut self) {
-        self.failures = 0;
-    }
+    /// Something was heard, which says nothing yet: a list is heard each time.
+    fn reset(&mut self) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_watch_never_stays_shut_for_long_and_starts_over() {
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_never_stays_shut_for_long_and_starts_over_once_it_has_held() {
         use kube::runtime::utils::Backoff as _;
         let mut reopen = Reopen::default();
-        let waits: Vec<_> = reopen.by_ref().take(50).collect();
-        assert!(waits[0] <= REOPEN_FIRST && waits[49] > waits[0]);
+        let mut waits = Vec::new();
+        for _ in 0..50 {
+            let wait = reopen.next().expect("always one");
+            tokio::time::advance(wait + Duration::from_secs(1)).await;
+            reopen.reset();
+            waits.push(wait);
+        }
+        assert!(
+            waits[0] <= REOPEN_FIRST && waits[49] > REOPEN_MOST / 2,
+            "{waits:?}"
+        );
         assert!(waits.iter().all(|wait| *wait <= REOPEN_MOST), "{waits:?}");
-        reopen.reset();
+        tokio::time::advance(REOPEN_MOST).await;
         assert!(reopen.next() <= Some(REOPEN_FIRST));
     }
 

@@ -33,7 +33,7 @@ use crate::metrics::{Holder, IssuanceOutcome, Metrics};
 use crate::pki::{Authority, KeyAlgorithm};
 
 /// Issues that run at once; each waits for the API server most of its time.
-const AT_ONCE: u16 = 4;
+const AT_ONCE: u16 = 16;
 /// Everything is looked at now and then: the timer of a renewal counts on while a machine sleeps
 /// or its clock is set.
 const RESYNC: Duration = Duration::from_secs(600);

@@ -1,35 +1,43 @@
 //! Which change of a hook is news: everything but the words and the time of an acknowledgement that
-//! counted before. An app may say the same again as often as it likes; it is written down, and
-//! nothing is decided by it.
+//! counted before, and one more that says what is decided already, that the work is complete. Apps may say the same
+//! again as often as they like; it is written down, and nothing is decided by it.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use crate::api::KrakeHook;
-use crate::api::status::{AckResult, Acknowledgement};
+use crate::api::krake_hook::CompleteAction;
+use crate::api::status::AckResult;
+use crate::api::{HookKind, KrakeHook, KrakeHookStatus};
 
 /// Equal for two that are decided alike, as long as the process lives.
 pub fn fingerprint(hook: &KrakeHook) -> u64 {
     let mut hasher = DefaultHasher::new();
-    told(hook, without_words).to_string().hash(&mut hasher);
+    told(hook, without_repetition).to_string().hash(&mut hasher);
     hasher.finish()
 }
 
 /// Whether a hook differs from what it was by nothing but acknowledgements: only the callback was
 /// faster. What else was seen with the older one can be decided on with the newer.
 pub fn only_acknowledged_since(before: &KrakeHook, now: &KrakeHook) -> bool {
-    let rest = |hook| told(hook, BTreeMap::clear);
+    let rest = |hook| told(hook, |status| status.acknowledgements.clear());
     before.metadata.resource_version != now.metadata.resource_version && rest(before) == rest(now)
 }
 
-type Acknowledgements = BTreeMap<String, Acknowledgement>;
-
-fn without_words(acknowledgements: &mut Acknowledgements) {
-    let counted = acknowledgements.values_mut();
+fn without_repetition(status: &mut KrakeHookStatus) {
+    let done = status.completion.as_ref();
+    // What is scaled to zero may be scaled up again, and then it matters who said what before.
+    let done = done.filter(|done| done.action != CompleteAction::ScaleToZero);
+    let done = done.map(|done| done.workload_uid.as_str());
+    status.acknowledgements.retain(|key, ack| {
+        let repeats = ack.result == AckResult::Success
+            && key.starts_with(HookKind::Complete.as_str())
+            && done == Some(&ack.workload_uid);
+        !repeats
+    });
+    let counted = status.acknowledgements.values_mut();
     for ack in counted.filter(|ack| ack.result == AckResult::Success) {
         ack.message = None;
         ack.at = Time(Timestamp::UNIX_EPOCH);
@@ -37,9 +45,9 @@ fn without_words(acknowledgements: &mut Acknowledgements) {
 }
 
 /// What there is in a hook to decide on, with so much of its acknowledgements.
-fn told(hook: &KrakeHook, reduce: fn(&mut Acknowledgements)) -> Value {
+fn told(hook: &KrakeHook, reduce: fn(&mut KrakeHookStatus)) -> Value {
     let mut status = hook.status.clone().unwrap_or_default();
-    reduce(&mut status.acknowledgements);
+    reduce(&mut status);
     let meta = &hook.metadata;
     json!([
         meta.uid,
@@ -55,6 +63,7 @@ fn told(hook: &KrakeHook, reduce: fn(&mut Acknowledgements)) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::status::{Acknowledgement, Completion};
     use crate::testing::build::{self, NAME};
 
     fn acknowledged() -> KrakeHook {
@@ -123,6 +132,50 @@ mod tests {
             let mut hook = acknowledged();
             change(&mut hook);
             assert_eq!(fingerprint(&hook) != said_before, news, "{what}");
+        }
+    }
+
+    #[test]
+    fn one_more_that_says_complete_is_news_unless_that_is_decided() {
+        let completed = |action, workload: &str| {
+            let mut hook = acknowledged();
+            let status = hook.status.as_mut().expect("a status");
+            status.completion = Some(Completion {
+                workload_uid: workload.into(),
+                template_hash: String::new(),
+                at: Time(Timestamp::UNIX_EPOCH),
+                action,
+                request: None,
+                pods: Vec::new(),
+            });
+            hook
+        };
+        let one_more = |hook: &KrakeHook, key: &str, ack: Acknowledgement| {
+            let mut hook = hook.clone();
+            let status = hook.status.as_mut().expect("a status");
+            status.acknowledgements.insert(key.into(), ack);
+            hook
+        };
+        let failed = Acknowledgement {
+            result: AckResult::Failure,
+            ..said("disk full")
+        };
+        let deleted = completed(CompleteAction::Delete, "workload");
+        let left = completed(CompleteAction::None, "workload");
+        let scaled = completed(CompleteAction::ScaleToZero, "workload");
+        let another = completed(CompleteAction::Delete, "another");
+        let cases = [
+            (&deleted, "complete.other", said("done"), false),
+            (&deleted, "shutdown.other", said("saved"), true),
+            (&deleted, "complete.other", failed, true),
+            (&left, "complete.other", said("done"), false),
+            (&scaled, "complete.other", said("done"), true),
+            (&another, "complete.other", said("done"), true),
+            (&acknowledged(), "complete.other", said("done"), true),
+        ];
+        for (number, (hook, key, ack, news)) in cases.into_iter().enumerate() {
+            let more = one_more(hook, key, ack);
+            assert_eq!(fingerprint(&more) != fingerprint(hook), news, "{number}");
         }
     }
 
