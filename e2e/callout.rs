@@ -14,11 +14,12 @@ use krake_hooks::api::status::Outcome;
 use crate::support::manifests;
 use crate::support::runner::Story;
 use crate::support::stage::{Stage, status};
-use crate::support::wait::SOON;
+use crate::support::wait::{SOON, until};
 
 pub fn stories() -> Vec<Story> {
     crate::stories![Together:
         a_redirect_is_tried_again_and_a_404_is_told_at_once,
+        an_answer_without_end_is_hung_up_on_and_counts_as_an_answer,
         no_node_and_no_api_server_is_called_whatever_a_pod_claims,
     ]
 }
@@ -39,6 +40,33 @@ async fn a_redirect_is_tried_again_and_a_404_is_told_at_once(stage: Stage) {
     armed.app.answer_with(404).await;
     let message = stage.await_refusal("app", "ShutdownServiceRefused").await;
     assert!(message.contains("404"), "{message}");
+    armed.app.acknowledge(HookKind::Shutdown).await.counts();
+    stage.gone::<Deployment>("app").await;
+    stage.ended("app", Outcome::Acknowledged).await;
+}
+
+async fn an_answer_without_end_is_hung_up_on_and_counts_as_an_answer(stage: Stage) {
+    let armed = stage.armed_app(json!({"timeoutSeconds": 120})).await;
+    armed.app.answer_without_end().await;
+    stage.delete_deployment("app", "background").await;
+    let call = until("the operator hangs up", SOON, async || {
+        let calls = armed.app.calls().await?;
+        match calls.first() {
+            Some(call) if call.hung_up => Ok(call.clone()),
+            call => Err(format!("{call:?}")),
+        }
+    })
+    .await;
+    // Most of it is in the buffers of sockets; the operator reads 64 KiB.
+    assert!(call.taken < 32 << 20, "{call:?}");
+    let hook = stage
+        .await_hook("app", "an answered call", SOON, |status| {
+            let request = status.request.as_ref();
+            request.is_some_and(|request| request.last_attempt.is_some())
+        })
+        .await;
+    let request = status(&hook).request.clone().expect("it was asked");
+    assert_eq!(request.last_attempt.expect("it was called").code, "200");
     armed.app.acknowledge(HookKind::Shutdown).await.counts();
     stage.gone::<Deployment>("app").await;
     stage.ended("app", Outcome::Acknowledged).await;

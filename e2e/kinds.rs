@@ -14,6 +14,7 @@ use krake_hooks::api::status::{Outcome, Phase};
 use krake_hooks::api::{HookKind, WorkloadKind, names};
 use krake_hooks::cluster::observe;
 
+use crate::stopped::set_state;
 use crate::support::app::{Answer, App};
 use crate::support::manifests;
 use crate::support::pods::PodWitness;
@@ -74,6 +75,8 @@ pub fn stories() -> Vec<Story> {
         a_stateful_set_completes_and_goes,
         a_job_completes_and_goes,
         a_pod_completes_and_goes,
+        a_stateful_set_stops_and_starts,
+        a_job_stops_and_starts,
         a_replica_set_of_a_deployment_is_left_to_it,
         what_a_kind_cannot_do_is_refused,
     ]);
@@ -393,6 +396,35 @@ async fn a_job_completes_and_goes(stage: Stage) {
 /// Only its own pod can say so, with what it has mounted by itself; nothing holds it.
 async fn a_pod_completes_and_goes(stage: Stage) {
     completes(stage, WorkloadKind::Pod).await;
+}
+
+async fn a_stateful_set_stops_and_starts(stage: Stage) {
+    stops_and_starts(stage, WorkloadKind::StatefulSet).await;
+}
+
+/// It is suspended, and goes on.
+async fn a_job_stops_and_starts(stage: Stage) {
+    stops_and_starts(stage, WorkloadKind::Job).await;
+}
+
+/// The app has its say first, and what was there before is there again.
+async fn stops_and_starts(stage: Stage, kind: WorkloadKind) {
+    let piece = Piece::armed(stage, kind).await;
+    set_state(&piece.stage, "Stopped").await;
+    piece.apps[0].called(1).await;
+    let uids = piece.uids();
+    piece
+        .pods
+        .stay_untouched(&uids, Duration::from_secs(2))
+        .await;
+    piece.acknowledge(HookKind::Shutdown).await.counts();
+    piece.pods.gone(&uids).await;
+    piece.stage.phase("app", Phase::Stopped).await;
+    assert_eq!(piece.pods.living(), Vec::<String>::new());
+    set_state(&piece.stage, "Running").await;
+    let piece = piece.await_pods(1, ConditionType::Armed).await;
+    assert_ne!(piece.uids(), uids);
+    piece.waits("background").await;
 }
 
 async fn completes(stage: Stage, kind: WorkloadKind) {

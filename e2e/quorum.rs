@@ -23,6 +23,7 @@ pub fn stories() -> Vec<Story> {
     crate::stories![Together:
         each_pod_is_called_and_each_has_to_acknowledge_for_itself,
         work_is_complete_when_each_pod_has_said_so,
+        two_of_three_are_enough_where_two_are_asked_for,
     ]
 }
 
@@ -38,7 +39,7 @@ async fn each_pod_is_called_and_each_has_to_acknowledge_for_itself(stage: Stage)
     let _: Deployment = stage.create(deployment).await;
     let _: KrakeHook = stage.create(manifests::hook("app", "app", kinds)).await;
     stage.await_condition("app", ConditionType::Armed).await;
-    let [first, second] = two(&stage).await;
+    let [first, second] = injected(&stage).await;
     let pods = stage.witness("app").await;
     let uids = [first.uid.clone(), second.uid.clone()];
 
@@ -82,7 +83,7 @@ async fn work_is_complete_when_each_pod_has_said_so(stage: Stage) {
     let _: Deployment = stage.create(deployment).await;
     let _: KrakeHook = stage.create(manifests::hook("app", "app", all)).await;
     stage.await_condition("app", ConditionType::Ready).await;
-    let [first, second] = two(&stage).await;
+    let [first, second] = injected(&stage).await;
     let pods = stage.witness("app").await;
     let uids = [first.uid.clone(), second.uid.clone()];
 
@@ -106,6 +107,39 @@ async fn work_is_complete_when_each_pod_has_said_so(stage: Stage) {
     stage.ended("app", Outcome::Completed).await;
 }
 
+async fn two_of_three_are_enough_where_two_are_asked_for(stage: Stage) {
+    let kinds = manifests::shutdown(json!({
+        "timeoutSeconds": 120,
+        "acknowledgements": {"policy": "AtLeast", "count": 2},
+    }));
+    let mut deployment = manifests::app("app");
+    deployment["spec"]["replicas"] = json!(3);
+    let _: Service = stage.create(manifests::service("shutdown", "app")).await;
+    let _: Deployment = stage.create(deployment).await;
+    let _: KrakeHook = stage.create(manifests::hook("app", "app", kinds)).await;
+    stage.await_condition("app", ConditionType::Armed).await;
+    let apps: [App; 3] = injected(&stage).await;
+    let pods = stage.witness("app").await;
+    let uids = apps.each_ref().map(|app| app.uid.clone());
+
+    stage.delete_deployment("app", "foreground").await;
+    stage.asked("app").await;
+    apps[2].acknowledge(HookKind::Shutdown).await.counts();
+    let words = "1 of 2 pods have acknowledged; waiting for 1 of ";
+    stage
+        .await_hook("app", "how many are waited for", SOON, |status| {
+            condition::find(&status.conditions, ConditionType::Blocking)
+                .is_some_and(|blocking| blocking.message.contains(words))
+        })
+        .await;
+    pods.stay_untouched(&uids, Duration::from_secs(3)).await;
+
+    apps[0].acknowledge(HookKind::Shutdown).await.counts();
+    stage.gone::<Deployment>("app").await;
+    pods.gone(&uids).await;
+    stage.ended("app", Outcome::Acknowledged).await;
+}
+
 /// Whoever does not say which pod it is counts for nobody, and is told so.
 async fn anonymous_is_refused(app: &App, kind: HookKind) {
     let endpoint = match kind {
@@ -117,17 +151,22 @@ async fn anonymous_is_refused(app: &App, kind: HookKind) {
     answer.is_refused(409, "Anonymous");
 }
 
-async fn two(stage: &Stage) -> [App; 2] {
+/// The pods, once there are so many and each has what is injected.
+async fn injected<const COUNT: usize>(stage: &Stage) -> [App; COUNT] {
     let selector = ListParams::default().labels("app=app");
-    until("two injected pods", SOON, async || {
+    until(format!("{COUNT} injected pods"), SOON, async || {
         let all = stage.all::<Pod>().list(&selector).await;
         let all = all.map_err(|error| error.to_string())?.items;
-        let injected = |pod: &Pod| pod.annotations().contains_key(names::STAMP_ANNOTATION);
-        match all.as_slice() {
-            [a, b] if [a, b].iter().all(|pod| injected(pod) && is_ready(pod)) => {
-                Ok([a, b].map(|pod| App::of(pod, stage.client.clone())))
-            }
-            others => Err(format!("{} pods", others.len())),
+        let has_all = |pod: &Pod| pod.annotations().contains_key(names::STAMP_ANNOTATION);
+        let good = all
+            .iter()
+            .filter(|pod| has_all(pod) && is_ready(pod))
+            .count();
+        let pods = <[Pod; COUNT]>::try_from(all);
+        let pods = pods.map_err(|others| format!("{} pods", others.len()))?;
+        match good == COUNT {
+            true => Ok(pods.map(|pod| App::of(&pod, stage.client.clone()))),
+            false => Err(format!("{good} are ready and injected")),
         }
     })
     .await

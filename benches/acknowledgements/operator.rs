@@ -25,7 +25,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts it and waits until it is ready.
+    /// Starts it and waits until it is ready and leads.
     pub async fn start(binary: &Path, kubeconfig: &Path) -> Result<Self, String> {
         let (port, admin) = (free_port()?, free_port()?);
         let directory = kubeconfig.parent().unwrap_or(Path::new("."));
@@ -110,24 +110,30 @@ impl Operator {
         }
     }
 
-    /// Ends it.
+    /// Ends it as a kubelet does, so that the next one need not wait for its lease to end.
     pub async fn stop(mut self) {
+        let term = Command::new("kill").arg(self.identity.to_string()).status();
+        if term.await.is_ok_and(|sent| sent.success()) {
+            let _ = tokio::time::timeout(QUIET_WITHIN, self.child.wait()).await;
+        }
         let _ = self.child.kill().await;
     }
 
+    /// Ready, and the leader: one that waits for another's lease to end does nothing, and is quiet.
     async fn is_ready(&self) -> bool {
-        let answer = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).await?;
-            stream
-                .write_all(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
-                .await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        answer
-            .await
-            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        let ready = self.admin("/readyz").await;
+        let metrics = self.admin("/metrics").await;
+        ready.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            && metrics.is_ok_and(|answer| answer.contains("\nkrake_hooks_is_leader 1\n"))
+    }
+
+    async fn admin(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     fn proc(&self, file: &str) -> Result<String, String> {

@@ -11,6 +11,8 @@ import time
 
 calls = []
 answer = {"code": 200}
+# Stands for 200 and a body that has no end.
+ENDLESS = 0
 
 
 class App(http.server.BaseHTTPRequestHandler):
@@ -23,7 +25,7 @@ class App(http.server.BaseHTTPRequestHandler):
             return self.reply(200, {})
         if self.path != "/shutdown":
             return self.reply(404, {})
-        calls.append({
+        call = {
             "at": time.time(),
             "code": answer["code"],
             "body": body.decode(),
@@ -31,7 +33,10 @@ class App(http.server.BaseHTTPRequestHandler):
             "hook": self.headers.get("Krake-Hook"),
             "request": self.headers.get("Krake-Request-Id"),
             "deadline": self.headers.get("Krake-Deadline"),
-        })
+        }
+        calls.append(call)
+        if answer["code"] == ENDLESS:
+            return self.pour(call)
         self.reply(answer["code"], {})
 
     def do_GET(self):
@@ -48,6 +53,19 @@ class App(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def pour(self, call):
+        """An answer without end, for as long as anybody takes it."""
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        call["taken"] = 0
+        try:
+            while True:
+                self.wfile.write(b"x" * 65536)
+                call["taken"] += 65536
+        except OSError:
+            call["hung_up"] = True
 
     def log_message(self, *_):
         pass

@@ -40,6 +40,12 @@ pub struct Call {
     pub request: Option<String>,
     /// `Krake-Deadline`.
     pub deadline: Option<String>,
+    /// Bytes of an answer without end that the app got rid of so far.
+    #[serde(default)]
+    pub taken: u64,
+    /// Whether the operator has hung up on it.
+    #[serde(default)]
+    pub hung_up: bool,
 }
 
 /// What a shell script did.
@@ -100,6 +106,11 @@ impl App {
         self.ask("PUT", "answer", code.to_string())
             .await
             .expect("the app can be steered");
+    }
+
+    /// Makes it answer calls with 200 and a body that has no end.
+    pub async fn answer_without_end(&self) {
+        self.answer_with(0).await;
     }
 
     /// Runs a shell script in the app's container.
