@@ -13,6 +13,7 @@ use k8s_openapi::api::rbac::v1::Role;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
 use krake_hooks::api::condition::{self, ConditionType};
@@ -29,10 +30,10 @@ use crate::subject::{SOON, deployment};
 
 /// The right to lead by a Lease; without it several operators would do each other's work.
 const ELECTION: &str = "krake-hooks-leader-election";
-/// Hooks; each can hold 512 acknowledgements.
+/// Hooks, an app for each; a hook can hold 512 acknowledgements.
 const HOOKS: usize = 400;
-/// Apps that speak at once for each hook.
-const SPEAKERS: usize = 2;
+/// Apps that speak at once: more would be a proof of how an API server is overloaded.
+const AT_ONCE: usize = 64;
 const RETRIES: usize = 3;
 /// Between two deaths of the leader.
 const LEADER_LIVES: Duration = Duration::from_secs(15);
@@ -84,25 +85,23 @@ pub async fn prove(
     ));
     let outages = spawn_local(kill_servers(cluster.clone()));
     let began = Instant::now();
-    let each = count / HOOKS / SPEAKERS;
+    let each = count / HOOKS;
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
     let mut speakers = tokio::task::JoinSet::new();
     for (number, app) in apps.iter().enumerate() {
-        for speaker in 0..SPEAKERS {
-            let app = app.clone();
-            speakers.spawn_local(async move {
-                let mut line = None;
-                for one in 0..each {
-                    let pod = format!(
-                        "{number:08x}-0000-4000-8000-{:012x}",
-                        speaker * 100_000 + one
-                    );
-                    app.insist_over(&mut line, HookKind::Complete, &pod, RETRIES)
-                        .await;
-                    let planned = LASTS.mul_f64((one + 1) as f64 / each as f64);
-                    tokio::time::sleep(planned.saturating_sub(began.elapsed())).await;
-                }
-            });
-        }
+        let (app, turns) = (app.clone(), Arc::clone(&turns));
+        speakers.spawn_local(async move {
+            let mut line = None;
+            for one in 0..each {
+                let pod = format!("{number:08x}-0000-4000-8000-{one:012x}");
+                let turn = turns.acquire().await;
+                app.insist_over(&mut line, HookKind::Complete, &pod, RETRIES)
+                    .await;
+                drop(turn);
+                let planned = LASTS.mul_f64((one + 1) as f64 / each as f64);
+                tokio::time::sleep(planned.saturating_sub(began.elapsed())).await;
+            }
+        });
     }
     speakers.join_all().await;
     let took = began.elapsed();

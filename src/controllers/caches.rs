@@ -1,27 +1,28 @@
-//! The watches, each once, and which hook a change belongs to.
+//! The watches, each once, and what they wake.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use futures::{Stream, StreamExt, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::core::{DynamicObject, PartialObjectMeta};
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, Resource};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Reopen;
+use super::belongs::{by_certificate, by_namespace, by_rival, by_service, by_uid, by_workload};
 use super::feed::Feed;
 use super::readable::watch;
 use super::synced::{Synced, Waiter};
-use crate::api::{HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
+use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::addresses::{self, Addresses};
 use crate::cluster::observe::{self, Caches};
 use crate::metrics::Metrics;
@@ -167,10 +168,7 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
             watch(client, everything(), &caches.certificates, metrics)
                 .modify(slim)
                 .reflect(certificate_writer),
-            |certificate: &HookCertificate| {
-                let namespace = certificate.namespace().unwrap_or_default();
-                vec![ObjectRef::new(&certificate.spec.hook.name).within(&namespace)]
-            },
+            by_certificate(&caches.hooks),
         ),
         touched(
             &mut synced,
@@ -287,93 +285,5 @@ fn told<K>(
             tracing::warn!(%kind, %error, "watch failed; it is opened again");
             None
         }
-    }
-}
-
-fn matching(
-    hooks: &Store<KrakeHook>,
-    wanted: impl Fn(&KrakeHook) -> bool,
-) -> Vec<ObjectRef<KrakeHook>> {
-    hooks
-        .state_filter(wanted)
-        .iter()
-        .map(|hook| ObjectRef::from_obj(hook.as_ref()))
-        .collect()
-}
-
-/// Other hooks for the same workload.
-fn by_rival(
-    hooks: &Store<KrakeHook>,
-) -> impl Fn(&KrakeHook) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
-    let hooks = hooks.clone();
-    move |gone| {
-        matching(&hooks, |hook| {
-            hook.metadata.namespace == gone.metadata.namespace
-                && hook.spec.workload == gone.spec.workload
-        })
-    }
-}
-
-fn by_workload(
-    hooks: &Store<KrakeHook>,
-    kind: WorkloadKind,
-) -> impl Fn(&PartialObjectMeta<DynamicObject>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
-    let hooks = hooks.clone();
-    move |workload| {
-        matching(&hooks, |hook| {
-            hook.metadata.namespace == workload.metadata.namespace
-                && hook.spec.workload.known_kind() == Some(kind)
-                && Some(&hook.spec.workload.name) == workload.metadata.name.as_ref()
-        })
-    }
-}
-
-fn by_service(
-    hooks: &Store<KrakeHook>,
-) -> impl Fn(&Service) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
-    let hooks = hooks.clone();
-    move |service| {
-        matching(&hooks, |hook| {
-            let shutdown = hook.spec.shutdown.as_ref();
-            let called = shutdown
-                .and_then(|s| s.call_out.as_ref())
-                .and_then(|c| c.service.as_ref())
-                .map(|s| &s.name);
-            hook.metadata.namespace == service.metadata.namespace
-                && called.is_some()
-                && called == service.metadata.name.as_ref()
-        })
-    }
-}
-
-/// Only a namespace that is on its way out is of interest.
-fn by_namespace(
-    hooks: &Store<KrakeHook>,
-) -> impl Fn(&PartialObjectMeta<Namespace>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
-    let hooks = hooks.clone();
-    move |namespace| {
-        if namespace.metadata.deletion_timestamp.is_none() {
-            return Vec::new();
-        }
-        matching(&hooks, |hook| {
-            hook.metadata.namespace == namespace.metadata.name
-        })
-    }
-}
-
-fn by_uid(
-    hooks: &Store<KrakeHook>,
-) -> impl Fn(&ConfigMap) -> Vec<ObjectRef<KrakeHook>> + Clone + Send + 'static {
-    let hooks = hooks.clone();
-    move |config_map| {
-        let labels = config_map.metadata.labels.as_ref();
-        let uid = labels.and_then(|labels| {
-            labels
-                .get(names::CANARY_LABEL)
-                .or_else(|| labels.get(names::OWNER_LABEL))
-        });
-        matching(&hooks, |hook| {
-            uid.is_some() && hook.metadata.uid.as_ref() == uid
-        })
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod authority;
 pub mod backoff;
+mod belongs;
 pub mod caches;
 pub mod certificate;
 pub mod election;

@@ -1,0 +1,150 @@
+//! Which hooks a change of something belongs to.
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
+use kube::ResourceExt;
+use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store};
+
+use crate::api::{HookCertificate, KrakeHook, WorkloadKind, names};
+
+fn matching(
+    hooks: &Store<KrakeHook>,
+    wanted: impl Fn(&KrakeHook) -> bool,
+) -> Vec<ObjectRef<KrakeHook>> {
+    hooks
+        .state_filter(wanted)
+        .iter()
+        .map(|hook| ObjectRef::from_obj(hook.as_ref()))
+        .collect()
+}
+
+/// Other hooks for the same workload.
+pub fn by_rival(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&KrakeHook) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    move |gone| {
+        matching(&hooks, |hook| {
+            hook.metadata.namespace == gone.metadata.namespace
+                && hook.spec.workload == gone.spec.workload
+        })
+    }
+}
+
+pub fn by_workload(
+    hooks: &Store<KrakeHook>,
+    kind: WorkloadKind,
+) -> impl Fn(&PartialObjectMeta<DynamicObject>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    move |workload| {
+        matching(&hooks, |hook| {
+            hook.metadata.namespace == workload.metadata.namespace
+                && hook.spec.workload.known_kind() == Some(kind)
+                && Some(&hook.spec.workload.name) == workload.metadata.name.as_ref()
+        })
+    }
+}
+
+pub fn by_service(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&Service) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    move |service| {
+        matching(&hooks, |hook| {
+            let shutdown = hook.spec.shutdown.as_ref();
+            let called = shutdown
+                .and_then(|s| s.call_out.as_ref())
+                .and_then(|c| c.service.as_ref())
+                .map(|s| &s.name);
+            hook.metadata.namespace == service.metadata.namespace
+                && called.is_some()
+                && called == service.metadata.name.as_ref()
+        })
+    }
+}
+
+/// The hook's own; what users make for it is the certificate controller's alone.
+pub fn by_certificate(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&HookCertificate) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    move |certificate| {
+        let namespace = certificate.namespace().unwrap_or_default();
+        let name = &certificate.spec.hook.name;
+        let hook = ObjectRef::new(name).within(&namespace);
+        let uid = hooks.get(&hook).and_then(|hook| hook.uid());
+        let own = uid.map(|uid| names::of_hook(name, &uid));
+        match own == certificate.metadata.name {
+            true => vec![hook],
+            false => Vec::new(),
+        }
+    }
+}
+
+/// Only a namespace that is on its way out is of interest.
+pub fn by_namespace(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&PartialObjectMeta<Namespace>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+    let hooks = hooks.clone();
+    move |namespace| {
+        if namespace.metadata.deletion_timestamp.is_none() {
+            return Vec::new();
+        }
+        matching(&hooks, |hook| {
+            hook.metadata.namespace == namespace.metadata.name
+        })
+    }
+}
+
+pub fn by_uid(
+    hooks: &Store<KrakeHook>,
+) -> impl Fn(&ConfigMap) -> Vec<ObjectRef<KrakeHook>> + Clone + Send + 'static {
+    let hooks = hooks.clone();
+    move |config_map| {
+        let labels = config_map.metadata.labels.as_ref();
+        let uid = labels.and_then(|labels| {
+            labels
+                .get(names::CANARY_LABEL)
+                .or_else(|| labels.get(names::OWNER_LABEL))
+        });
+        matching(&hooks, |hook| {
+            uid.is_some() && hook.metadata.uid.as_ref() == uid
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use kube::runtime::{reflector, watcher};
+
+    #[test]
+    fn a_certificate_that_a_user_makes_is_nothing_to_its_hook() {
+        let (hooks, mut writer) = reflector::store();
+        let hook = testing::hook("ml", "trainer");
+        writer.apply_watcher_event(&watcher::Event::Apply(hook.clone()));
+        let woken = by_certificate(&hooks);
+        let certificate = |namespace: &str, name: &str| -> HookCertificate {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "hooks.krake.dev/v1alpha1", "kind": "HookCertificate",
+                "metadata": {"namespace": namespace, "name": name},
+                "spec": {"hook": {"name": "trainer"}},
+            }))
+            .expect("a certificate")
+        };
+        let own = names::of_hook("trainer", testing::HOOK_UID);
+        assert_eq!(
+            woken(&certificate("ml", &own)),
+            [ObjectRef::from_obj(&hook)]
+        );
+        assert_eq!(woken(&certificate("ml", "laptop")), []);
+        assert_eq!(woken(&certificate("other", &own)), []);
+        let earlier = names::of_hook("trainer", "another");
+        assert_eq!(
+            woken(&certificate("ml", &earlier)),
+            [],
+            "of an earlier hook"
+        );
+    }
+}
