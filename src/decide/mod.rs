@@ -7,7 +7,7 @@
 //! - [`workload`]: a workload of any kind, as far as a decision asks;
 //! - [`hook`]: the whole decision about one hook and its workload, in reading order;
 //! - [`inject`]: what goes into a pod template, and how it is taken out again;
-//! - [`presence`]: the workload is there: provide, inject, arm;
+//! - [`presence`]: the workload is there: [`providing`], [`injecting`], [`arming`];
 //! - [`removal`]: the workload is being deleted: ask, wait, release;
 //! - [`mend`]: Secrets that somebody has taken away or edited;
 //! - [`pods`]: which pods count, and which can be called;
@@ -25,6 +25,7 @@
 //! - [`lease`]: which replica leads.
 
 pub mod ack;
+pub mod arming;
 pub mod asking;
 pub mod authority;
 pub mod authority_status;
@@ -36,11 +37,13 @@ pub mod farewell;
 pub mod hold;
 pub mod hook;
 pub mod inject;
+pub mod injecting;
 pub mod lease;
 pub mod mend;
 pub mod news;
 pub mod pods;
 pub mod presence;
+pub mod providing;
 pub mod quorum;
 pub mod removal;
 pub mod seen;

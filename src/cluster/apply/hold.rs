@@ -1,0 +1,273 @@
+//! Writes to workloads and what they own: injected, guarded, scaled, released, deleted.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::{DynamicObject, PartialObjectMeta};
+use serde_json::{Value, json};
+
+use super::{Writer, deleted, guard, provided, without_finalizer};
+use crate::api::kind::Stop;
+use crate::api::{DependentKind, WorkloadKind, names};
+use crate::cluster::{Act, Error, objects, observe, said};
+use crate::decide::seen::{Dependent, Refusal};
+use crate::decide::{Fact, Seen, Workload};
+
+impl Writer {
+    pub(super) async fn inject(&self, seen: &Seen, patch: &Value) -> Result<Fact, Error> {
+        let Some(workload) = &seen.workload else {
+            return Ok(Fact::WorkloadGone);
+        };
+        match self.change(seen.namespace(), workload.kind, patch).await {
+            Ok(workload) => Ok(Fact::Workload(Box::new(workload))),
+            // Another workload has its name now.
+            Err(error) if error.code() == 422 && said(&error.source).contains("uid") => {
+                Err(Error {
+                    act: Act::Patch,
+                    ..error
+                })
+            }
+            Err(error) if matches!(error.code(), 403 | 422) => {
+                Ok(Fact::Refused(Refusal::InjectionRejected {
+                    message: said(&error.source),
+                }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// By server-side apply: one that stands there without its labels, by which it is found, gets
+    /// them back.
+    pub(super) async fn create_canary(
+        &self,
+        seen: &Seen,
+        workload_uid: &str,
+    ) -> Result<Fact, Error> {
+        let canary = objects::canary(seen, workload_uid);
+        let applied = self
+            .applied::<ConfigMap>(seen, names::CONTROLLER_MANAGER, &canary)
+            .await;
+        provided(applied, |canary| Fact::Canary(Box::new(canary)))
+    }
+
+    pub(super) async fn remove_canary(&self, seen: &Seen, name: &str) -> Result<Fact, Error> {
+        let canary = seen
+            .canaries
+            .iter()
+            .find(|c| c.metadata.name.as_deref() == Some(name));
+        if let Some(canary) = canary {
+            self.drop_canary(seen.namespace(), canary).await?;
+        }
+        Ok(Fact::CanaryGone(name.to_owned()))
+    }
+
+    /// Deletes a canary, then takes its finalizer off: until the last write it is found by that.
+    pub async fn drop_canary(&self, namespace: &str, canary: &ConfigMap) -> Result<(), Error> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let deleted = self.deleted(&api, &canary.metadata).await;
+        match deleted {
+            // Without label and finalizer our own policy keeps us from it; it is nobody's burden.
+            Err(error) if error.code() == 403 => {}
+            done => done?,
+        }
+        if let Some(patch) = without_finalizer(&canary.metadata, names::CANARY_FINALIZER) {
+            self.patched(&api, "ConfigMap", &canary.metadata, patch)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Server-side apply of injection and finalizer to a workload.
+    pub async fn change(
+        &self,
+        namespace: &str,
+        kind: WorkloadKind,
+        patch: &Value,
+    ) -> Result<Workload, Error> {
+        let name = patch["metadata"]["name"].as_str().unwrap_or_default();
+        let parameters = PatchParams::apply(names::INJECT_MANAGER).force();
+        observe::workloads(&self.client, kind, namespace)
+            .patch(name, &parameters, &Patch::Apply(patch))
+            .await
+            .and_then(|object| observe::read(kind, object))
+            .map_err(Error::of(Act::Apply, format!("{kind} {namespace}/{name}")))
+    }
+
+    /// Takes the guard off what a workload made, if it is still as it was seen: another hook's guard
+    /// may have come, or the workload may have gone and left it to the guard alone.
+    pub async fn unguard(
+        &self,
+        namespace: &str,
+        dependent: &Dependent,
+        resource_version: Option<&str>,
+    ) -> Result<Fact, Error> {
+        let mut patch = objects::guarded(namespace, dependent, None);
+        if let Some(version) = resource_version {
+            patch["metadata"]["resourceVersion"] = json!(version);
+        }
+        match self.guarded(namespace, dependent, patch).await {
+            Ok(metadata) => Ok(Fact::Dependent(dependent.kind, Box::new(metadata))),
+            Err(error) if error.code() == 404 => Ok(Fact::DependentGone(dependent.uid.clone())),
+            Err(error) => Err(Error {
+                act: Act::Patch,
+                ..error
+            }),
+        }
+    }
+
+    /// Puts the guard on what a workload made.
+    pub(super) async fn guard(&self, seen: &Seen, dependent: &Dependent) -> Result<Fact, Error> {
+        let reference = objects::guard_reference(seen.hook_uid(), &guard(seen));
+        let by = Some((seen.hook_name(), reference));
+        let patch = objects::guarded(seen.namespace(), dependent, by);
+        match self.guarded(seen.namespace(), dependent, patch).await {
+            Ok(metadata) => Ok(Fact::Dependent(dependent.kind, Box::new(metadata))),
+            // Gone, or another one of that name: it needs no guard of ours.
+            Err(error) if matches!(error.code(), 404 | 409 | 422) => {
+                Ok(Fact::DependentGone(dependent.uid.clone()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn guarded(
+        &self,
+        namespace: &str,
+        dependent: &Dependent,
+        patch: Value,
+    ) -> Result<ObjectMeta, Error> {
+        let parameters = PatchParams::apply(names::GUARD_MANAGER).force();
+        self.dependents(namespace, dependent.kind)
+            .patch_metadata(&dependent.name, &parameters, &Patch::Apply(patch))
+            .await
+            .map(|PartialObjectMeta { metadata, .. }| metadata)
+            .map_err(Error::of(
+                Act::Apply,
+                format!("guard on {} {namespace}/{}", dependent.kind, dependent.name),
+            ))
+    }
+
+    /// Deletes what a workload made if it is still the one that was seen.
+    pub async fn delete_dependent(
+        &self,
+        namespace: &str,
+        dependent: &Dependent,
+        resource_version: &str,
+        foreground: bool,
+    ) -> Result<Fact, Error> {
+        let how = if foreground {
+            DeleteParams::foreground()
+        } else {
+            DeleteParams::background()
+        };
+        let exactly = how.preconditions(Preconditions {
+            uid: Some(dependent.uid.clone()),
+            resource_version: Some(resource_version.to_owned()),
+        });
+        let api = self.dependents(namespace, dependent.kind);
+        deleted(api.delete(&dependent.name, &exactly).await).map_err(Error::of(
+            Act::Delete,
+            format!("{} {namespace}/{}", dependent.kind, dependent.name),
+        ))?;
+        Ok(Fact::DependentGone(dependent.uid.clone()))
+    }
+
+    pub(super) fn dependents(&self, namespace: &str, kind: DependentKind) -> Api<DynamicObject> {
+        let resource = observe::dependent_resource(kind);
+        Api::namespaced_with(self.client.clone(), namespace, &resource)
+    }
+
+    pub(super) async fn release_workload(&self, seen: &Seen, uid: &str) -> Result<Fact, Error> {
+        let Some(workload) = &seen.workload else {
+            return Ok(Fact::WorkloadGone);
+        };
+        self.release(seen.namespace(), workload, uid).await
+    }
+
+    /// Takes our finalizer off a workload. It tests nothing but the finalizer and the uid: a
+    /// Deployment's controller writes the terminating Deployment all the time.
+    pub async fn release(
+        &self,
+        namespace: &str,
+        workload: &Workload,
+        uid: &str,
+    ) -> Result<Fact, Error> {
+        let mut meta = workload.metadata.clone();
+        meta.uid = Some(uid.to_owned());
+        let Some(patch) = without_finalizer(&meta, names::SHUTDOWN_FINALIZER) else {
+            return Ok(Fact::Nothing);
+        };
+        let kind = workload.kind;
+        let api = observe::workloads(&self.client, kind, namespace);
+        let left = self.patched(&api, kind.traits().name, &meta, patch).await?;
+        let left = left.map(|object| observe::read(kind, object)).transpose();
+        let left = left.map_err(Error::of(Act::Get, format!("{workload} in {namespace}")))?;
+        Ok(left.map_or(Fact::WorkloadGone, |w| Fact::Workload(Box::new(w))))
+    }
+
+    pub(super) async fn delete_workload(&self, seen: &Seen, uid: &str) -> Result<Fact, Error> {
+        let Some(workload) = &seen.workload else {
+            return Ok(Fact::WorkloadGone);
+        };
+        let (kind, name) = (workload.kind, workload.name());
+        let exactly = DeleteParams::background().preconditions(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        });
+        let api = observe::workloads(&self.client, kind, seen.namespace());
+        deleted(api.delete(name, &exactly).await).map_err(Error::of(
+            Act::Delete,
+            format!("{kind} {}/{name}", seen.namespace()),
+        ))?;
+        // Whether it is gone or waits for its finalizer is seen by looking again.
+        let left = observe::workload(&self.client, Some(kind), seen.namespace(), name).await?;
+        Ok(
+            match left.filter(|w| w.metadata.uid.as_deref() == Some(uid)) {
+                Some(left) => Fact::Workload(Box::new(left)),
+                None => Fact::WorkloadGone,
+            },
+        )
+    }
+
+    /// Scales a workload to zero (`None`) or to so many replicas, or suspends and resumes it; if it is
+    /// still as it was seen.
+    pub(super) async fn scale(
+        &self,
+        seen: &Seen,
+        resource_version: &str,
+        to: Option<i64>,
+    ) -> Result<Fact, Error> {
+        let Some(workload) = &seen.workload else {
+            return Ok(Fact::WorkloadGone);
+        };
+        let kind = workload.kind;
+        let spec = match kind.traits().stop {
+            Stop::Replicas => json!({"replicas": to.unwrap_or(0)}),
+            Stop::Suspend => json!({"suspend": to.is_none()}),
+            Stop::Cannot => return Ok(Fact::Nothing),
+        };
+        let patch = json!({"metadata": {"resourceVersion": resource_version}, "spec": spec});
+        let parameters = PatchParams {
+            field_manager: Some(names::SCALE_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = observe::workloads(&self.client, kind, seen.namespace());
+        let scaled = api
+            .patch(workload.name(), &parameters, &Patch::Merge(patch))
+            .await;
+        let object = || format!("{workload} in {}", seen.namespace());
+        match scaled {
+            Ok(scaled) => {
+                let scaled = observe::read(kind, scaled).map_err(Error::of(Act::Get, object()))?;
+                Ok(Fact::Workload(Box::new(scaled)))
+            }
+            Err(error @ kube::Error::Api(_))
+                if matches!(crate::cluster::error::code(&error), 403 | 422) =>
+            {
+                let message = said(&error);
+                Ok(Fact::Refused(Refusal::ScaleRejected { message }))
+            }
+            Err(source) => Err(Error::of(Act::Patch, object())(source)),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Writes to the hook itself, and tells people.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::events::{Event, EventType};
+use serde_json::{Value, json};
+
+use super::{Writer, without_finalizer};
+use crate::api::names;
+use crate::cluster::{Act, Error, objects};
+use crate::decide::seen::Notice;
+use crate::decide::{Fact, Seen, Workload};
+
+impl Writer {
+    pub(super) async fn add_hook_finalizer(&self, seen: &Seen) -> Result<Fact, Error> {
+        let meta = &seen.hook.metadata;
+        let add = if meta.finalizers.is_some() {
+            json!({"op": "add", "path": "/metadata/finalizers/-", "value": names::HOOK_FINALIZER})
+        } else {
+            json!({"op": "add", "path": "/metadata/finalizers", "value": [names::HOOK_FINALIZER]})
+        };
+        let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version});
+        let hook = self
+            .patched(&self.hooks(seen), "KrakeHook", meta, json!([test, add]))
+            .await?;
+        // Gone: nothing can be asked of it any more, and its finalizer least of all.
+        let mut gone = seen.hook.clone();
+        gone.metadata.deletion_timestamp = gone.metadata.creation_timestamp.clone();
+        Ok(Fact::Hook(Box::new(hook.unwrap_or(gone))))
+    }
+
+    pub(super) async fn remove_hook_finalizer(&self, seen: &Seen) -> Result<Fact, Error> {
+        let Some(patch) = without_finalizer(&seen.hook.metadata, names::HOOK_FINALIZER) else {
+            return Ok(Fact::Nothing);
+        };
+        let hook = self
+            .patched(&self.hooks(seen), "KrakeHook", &seen.hook.metadata, patch)
+            .await?;
+        // A hook without finalizer that is gone leaves the fact that there is nothing left to do.
+        let mut last = seen.hook.clone();
+        if let Some(finalizers) = &mut last.metadata.finalizers {
+            finalizers.retain(|f| f != names::HOOK_FINALIZER);
+        }
+        Ok(Fact::Hook(Box::new(hook.unwrap_or(last))))
+    }
+
+    pub(super) async fn write_status(
+        &self,
+        seen: &Seen,
+        status: &crate::api::KrakeHookStatus,
+    ) -> Result<Fact, Error> {
+        let name = seen.hook_name();
+        let parameters = PatchParams::apply(names::CONTROLLER_MANAGER).force();
+        let patch = Patch::Apply(objects::status(&seen.hook, status));
+        let hook = self
+            .hooks(seen)
+            .patch_status(name, &parameters, &patch)
+            .await
+            .map_err(Error::of(
+                Act::Apply,
+                format!("status of KrakeHook {}/{name}", seen.namespace()),
+            ))?;
+        Ok(Fact::Hook(Box::new(hook)))
+    }
+
+    pub(super) async fn prune(&self, seen: &Seen, old: &[(String, Value)]) -> Result<Fact, Error> {
+        let mut operations = Vec::new();
+        for (key, value) in old {
+            let key = key.replace('~', "~0").replace('/', "~1");
+            let path = format!("/status/acknowledgements/{key}");
+            operations.push(json!({"op": "test", "path": path, "value": value}));
+            operations.push(json!({"op": "remove", "path": path}));
+        }
+        let patch: json_patch::Patch = serde_json::from_value(Value::Array(operations))
+            .expect("these are JSON patch operations");
+        let name = seen.hook_name();
+        let parameters = PatchParams {
+            field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let hook = self
+            .hooks(seen)
+            .patch_status(name, &parameters, &Patch::Json::<()>(patch))
+            .await
+            .map_err(Error::of(
+                Act::Patch,
+                format!("acknowledgements of KrakeHook {}/{name}", seen.namespace()),
+            ))?;
+        Ok(Fact::Hook(Box::new(hook)))
+    }
+
+    /// Events are for people; one that cannot be written stops nothing.
+    pub(super) async fn tell(&self, seen: &Seen, notice: &Notice) {
+        let event = |secondary| Event {
+            type_: if notice.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
+            reason: notice.reason.to_owned(),
+            note: Some(notice.note.chars().take(1000).collect()),
+            action: notice.reason.to_owned(),
+            secondary,
+        };
+        let hook = seen.hook.object_ref(&());
+        let workload = seen.workload.as_ref().map(reference);
+        let mut regarding: Vec<(ObjectReference, Option<ObjectReference>)> =
+            vec![(hook.clone(), workload.clone())];
+        if let Some(workload) = workload.filter(|_| notice.on_workload) {
+            regarding.push((workload, Some(hook)));
+        }
+        for (reference, secondary) in regarding {
+            if let Err(error) = self.recorder.publish(&event(secondary), &reference).await {
+                tracing::debug!(%error, reason = notice.reason, "cannot write an Event");
+            }
+        }
+    }
+}
+
+/// A workload as Events refer to it.
+fn reference(workload: &Workload) -> ObjectReference {
+    let (traits, meta) = (workload.traits(), &workload.metadata);
+    ObjectReference {
+        api_version: Some(traits.api_version.to_owned()),
+        kind: Some(traits.name.to_owned()),
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        ..ObjectReference::default()
+    }
+}

@@ -1,0 +1,222 @@
+//! What is given to pods goes into the template: when, when not again, and what is said of it.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::hook::Plan;
+use super::inject::{self, Injection};
+use super::pods;
+use super::seen::{Effect, Refusal};
+use super::workload::{Pace, Workload};
+use crate::api::condition::{self, ConditionType, Finding, Reason};
+use crate::api::kind::Change;
+use crate::api::names;
+use crate::api::status::Phase;
+
+/// So many injections into one workload within some minutes are a quarrel.
+const CONTESTED_AFTER: usize = 4;
+
+impl Plan<'_> {
+    pub(super) fn inject(&mut self, workload: &Workload, injection: &Injection, wants_hold: bool) {
+        let in_place = injection.is_in_place(workload, wants_hold);
+        if !in_place && self.was_rejected() {
+            return self.try_again(workload, injection, wants_hold);
+        }
+        if !wants_hold {
+            self.disarm();
+        }
+        if !in_place {
+            if let Some(at) = self.contested(workload) {
+                self.look_again_at(at);
+            } else {
+                let patch = injection.patch(workload, wants_hold);
+                self.then.push(Effect::ApplyInjection(patch));
+            }
+        }
+        let service = self.call_out();
+        let injected = in_place && self.report_injected(workload, injection);
+        let armed = !wants_hold || (self.arm(workload) && injected);
+        let was_armed = condition::is_true(&self.status.conditions, ConditionType::Armed);
+        if wants_hold {
+            let message = "finalizer, guards and canary are in place; a removal will wait";
+            self.find(if armed {
+                Finding::yes(ConditionType::Armed, Reason::InPlace, message)
+            } else {
+                Finding::no(
+                    ConditionType::Armed,
+                    Reason::Arming,
+                    "not everything that makes a removal wait is in place yet",
+                )
+            });
+        }
+        if armed && wants_hold && !was_armed {
+            self.notice(false, "Armed", "a removal of the workload will wait");
+        }
+        let ready = injected && armed;
+        self.status.phase = Some(match (ready, wants_hold) {
+            (true, true) => Phase::Armed,
+            (true, false) => Phase::Ready,
+            (false, _) => Phase::Injecting,
+        });
+        self.find(match (ready, service) {
+            (true, Err((reason, message))) => Finding::no(ConditionType::Ready, reason, message),
+            (true, Ok(())) => {
+                let has = if workload.is_changeable() {
+                    "pods have token, URL and certificate"
+                } else {
+                    "token, URL and certificate are there to be read"
+                };
+                let waits = if wants_hold {
+                    "; a removal will wait"
+                } else {
+                    ""
+                };
+                let message = format!("{has}{waits}");
+                Finding::yes(ConditionType::Ready, Reason::AsSpecified, message)
+            }
+            (false, _) => {
+                let (reason, message) = self.why_not_injected(workload, injected);
+                Finding::no(ConditionType::Ready, reason, message)
+            }
+        });
+    }
+
+    /// What the API server has just said to our change of the workload; it is tried again later.
+    pub(super) fn rejection(&mut self) -> Option<String> {
+        let Some(Refusal::InjectionRejected { message }) = &self.seen.refusal else {
+            return None;
+        };
+        self.look_again_after_refusal();
+        Some(format!("the API server refuses the change: {message}"))
+    }
+
+    pub(super) fn was_rejected(&self) -> bool {
+        condition::find(&self.status.conditions, ConditionType::Ready)
+            .is_some_and(|ready| ready.reason == Reason::Rejected.as_str())
+    }
+
+    /// The API server has refused the change before. Until it takes it, what people were told
+    /// stays: to take it back before each attempt would wake the next attempt, without end.
+    pub(super) fn try_again(
+        &mut self,
+        workload: &Workload,
+        injection: &Injection,
+        wants_hold: bool,
+    ) {
+        self.guard_dependents(workload);
+        self.keep_armed(workload);
+        self.keep_told();
+        let patch = injection.patch(workload, wants_hold);
+        self.then.push(Effect::ApplyInjection(patch));
+    }
+
+    /// Keeps what people were told before, whatever was found since.
+    pub(super) fn keep_told(&mut self) {
+        self.status.phase = self.seen.status().phase;
+        for kind in [ConditionType::Ready, ConditionType::Injected] {
+            self.findings.remove(&kind);
+            self.keep(kind);
+        }
+    }
+
+    /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly.
+    pub(super) fn contested(&mut self, workload: &Workload) -> Option<Timestamp> {
+        let lately = &self.seen.injections;
+        let (Some(last), true) = (lately.last(), lately.len() >= CONTESTED_AFTER) else {
+            return None;
+        };
+        let doublings = u32::try_from(lately.len() - CONTESTED_AFTER)
+            .unwrap_or(8)
+            .min(6);
+        let pause = SignedDuration::from_secs(5_i64 << doublings);
+        let other = inject::last_other_manager(workload).unwrap_or_else(|| "unknown".into());
+        self.find(Finding::yes(
+            ConditionType::InjectionContested,
+            Reason::Contested,
+            format!(
+                "our entries were taken out of {workload} {} times lately, last by field manager {other}; they are put back every {} s. Let it keep them, or annotate the workload {}: {}",
+                lately.len(),
+                pause.as_secs(),
+                names::HOOK_ANNOTATION,
+                names::DISABLED
+            ),
+        ));
+        let at = *last + pause;
+        (self.now < at).then_some(at)
+    }
+
+    pub(super) fn why_not_injected(&self, workload: &Workload, injected: bool) -> (Reason, String) {
+        if injected {
+            return (
+                Reason::Arming,
+                "not everything that makes a removal wait is in place yet".into(),
+            );
+        }
+        let name = workload.name();
+        if workload.traits().change == Change::NewPodsOnly {
+            return (
+                Reason::PodsNotReplaced,
+                format!(
+                    "{workload} replaces no running pod, and only new ones get what was injected: delete the others one by one"
+                ),
+            );
+        }
+        match workload.pace {
+            Pace::Paused => (
+                Reason::RolloutPaused,
+                format!(
+                    "{workload} is paused: no pod gets what was injected; `kubectl rollout resume deployment {name}`"
+                ),
+            ),
+            Pace::OnDelete => (
+                Reason::OnDelete,
+                format!(
+                    "{workload} has updateStrategy OnDelete: a running pod does not get what was injected; delete its pods one by one, or set updateStrategy RollingUpdate"
+                ),
+            ),
+            Pace::Partition(partition) => (
+                Reason::Partitioned,
+                format!(
+                    "{workload} has a partition of {partition}: pods below it do not get what was injected; lower updateStrategy.rollingUpdate.partition to 0"
+                ),
+            ),
+            Pace::Rolling => (
+                Reason::RollingOut,
+                format!("{workload}: pods without the present injection still run"),
+            ),
+        }
+    }
+
+    pub(super) fn report_injected(&mut self, workload: &Workload, injection: &Injection) -> bool {
+        if !workload.is_changeable() {
+            self.find(Finding::no(
+                ConditionType::Injected,
+                Reason::TemplateImmutable,
+                self.where_to_read(workload),
+            ));
+            return true;
+        }
+        let (current, all) = pods::injected(self.seen, workload, &injection.stamp);
+        let before = condition::is_true(&self.status.conditions, ConditionType::Injected);
+        // A `Recreate` passes through no pod at all.
+        let begun = all > 0 || workload.pods.desired == 0;
+        // The first time, the workload's controller must have seen the new template: before that,
+        // its count of pods may still be the old one, and match by accident.
+        let counted = workload.is_observed() && workload.pods.updated == all;
+        // Afterwards every template there was had our entries, and the count may still be that of
+        // before a pod came or went.
+        let injected = if before {
+            !pods::any_without(self.seen, &injection.stamp)
+        } else {
+            begun && counted && current >= all
+        };
+        self.find(if injected {
+            let message = format!("{current} pods have token, URL and certificate");
+            Finding::yes(ConditionType::Injected, Reason::InPlace, message)
+        } else {
+            let (reason, why) = self.why_not_injected(workload, false);
+            let message = format!("{current} of {all} pods have token, URL and certificate; {why}");
+            Finding::no(ConditionType::Injected, reason, message)
+        });
+        injected
+    }
+}
