@@ -127,13 +127,18 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         look_live(client, &mut seen).await?;
         seen.never_called = caches.addresses.never_called(&caches.services);
     } else {
-        add_bare(client, &mut seen).await?;
+        add_bare(client, &mut seen, None).await?;
     }
     Ok(seen)
 }
 
-/// Adds, live, what the workload has made without the hook's label, if it may have.
-async fn add_bare(client: &Client, seen: &mut Seen) -> Result<(), Error> {
+/// Adds, live, what the workload has made without the hook's label, if it may have. Its ReplicaSets
+/// may be listed already.
+async fn add_bare(
+    client: &Client,
+    seen: &mut Seen,
+    listed: Option<Vec<ObjectMeta>>,
+) -> Result<(), Error> {
     let Some(workload) = &seen.workload else {
         return Ok(());
     };
@@ -141,7 +146,10 @@ async fn add_bare(client: &Client, seen: &mut Seen) -> Result<(), Error> {
     let uid = workload.metadata.uid.as_deref().unwrap_or_default();
     let labels = selector(&workload.selector);
     if bare::may_have_sets(seen, workload) {
-        let made = replica_sets(client, namespace, &labels).await?;
+        let made = match listed {
+            Some(listed) => listed,
+            None => replica_sets(client, namespace, &labels).await?,
+        };
         let mut made: Vec<_> = made.into_iter().filter(|s| is_owned_by(s, uid)).collect();
         seen.replica_sets.retain(|known| !has(&made, known));
         seen.replica_sets.append(&mut made);
@@ -295,8 +303,19 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
         .map(|call_out| selector(&call_out.selector))
         .filter(|selector| !selector.is_empty());
     let labels = hook_selector(&hook);
-    let (sets, own, canaries, callable) = futures::try_join!(
+    // A removal goes on after this: what is known to be needed is asked for at once.
+    let bare = async {
+        match &seen.workload {
+            Some(workload) if bare::may_have_sets(seen, workload) => {
+                let labels = selector(&workload.selector);
+                replica_sets(client, &namespace, &labels).await.map(Some)
+            }
+            _ => Ok(None),
+        }
+    };
+    let (sets, bare, own, canaries, callable) = futures::try_join!(
         replica_sets(client, &namespace, &labels),
+        bare,
         pods(client, &namespace, &labels),
         canaries(client, &namespace, &hook, &uid),
         async {
@@ -308,7 +327,7 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
     )?;
     seen.replica_sets = sets;
     seen.pods = own;
-    add_bare(client, seen).await?;
+    add_bare(client, seen, bare).await?;
     seen.canaries = canaries;
     seen.callable = callable;
     seen.lost_nodes = lost_nodes(client, seen).await?;
