@@ -196,12 +196,7 @@ fn early(own: &[&Event], versions: &[Version], case: &Case) -> Vec<String> {
     let Some(deleted) = armed_when_deleted(own, versions, case) else {
         return Vec::new();
     };
-    let closed = versions.iter().find(|version| {
-        version
-            .request()
-            .is_some_and(|request| request.state == RequestState::Closed)
-    });
-    let closed = closed.map(|version| version.received);
+    let closed = closed(own, versions).map(|(_, at)| at);
     own.iter()
         .filter(|event| event.verb.starts_with("delete") && event.succeeded())
         .filter(|event| matches!(event.resource.as_str(), "pods" | "replicasets"))
@@ -216,6 +211,37 @@ fn early(own: &[&Event], versions: &[Version], case: &Case) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// The first version with a closed request, and when it was closed: by the write that was answered
+/// so, or before it by one whose outcome the API server does not know itself, because its caller was
+/// killed meanwhile. That one was carried out if nobody could write on top of what it was for.
+fn closed<'a>(own: &[&Event], versions: &'a [Version]) -> Option<(&'a Version, Timestamp)> {
+    let is_closed = |request: &ShutdownRequest| request.state == RequestState::Closed;
+    let closed = versions
+        .iter()
+        .find(|v| v.request().is_some_and(is_closed))?;
+    let request = closed.request()?;
+    let base = |event: &Event| event.request.pointer("/metadata/resourceVersion").cloned();
+    let written = |event: &&&Event| event.resource == "krakehooks" && event.by_operator();
+    let carried_out = |event: &&&Event| {
+        let mut later = own.iter().filter(written).filter(|other| other.succeeded());
+        base(event).is_some() && later.all(|other| base(other) != base(event))
+    };
+    let closes = |event: &&&Event| {
+        let sent = event.request.pointer("/status/request").cloned();
+        let sent = sent.and_then(|sent| serde_json::from_value::<ShutdownRequest>(sent).ok());
+        sent.is_some_and(|sent| {
+            is_closed(&sent) && sent.id == request.id && sent.outcome == request.outcome
+        })
+    };
+    let unknown = own.iter().filter(written).filter(|event| event.code >= 500);
+    let unknown = unknown.filter(closes).filter(carried_out);
+    let at = unknown.map(|event| event.received).min();
+    Some((
+        closed,
+        at.map_or(closed.received, |at| at.min(closed.received)),
+    ))
 }
 
 /// Whether a ReplicaSet has pods at that time: one from before the injection has none, and may go.
@@ -311,11 +337,7 @@ fn order(own: &[&Event], versions: &[Version], case: &Case) -> Vec<String> {
     let Some(deleted) = armed_when_deleted(own, versions, case) else {
         return Vec::new();
     };
-    let closed = versions.iter().find(|version| {
-        version
-            .request()
-            .is_some_and(|request| request.state == RequestState::Closed)
-    });
+    let closed = closed(own, versions);
     let by_operator = |verb: &str, resource: &str| {
         own.iter()
             .find(|event| {
@@ -336,12 +358,12 @@ fn order(own: &[&Event], versions: &[Version], case: &Case) -> Vec<String> {
     match closed {
         None => found
             .push("order: the finalizer was taken off, and the request never closed".to_owned()),
-        Some(closed) if closed.received > released => {
+        Some((_, at)) if at > released => {
             found.push(
                 "order: the finalizer was taken off before the request was closed".to_owned(),
             );
         }
-        Some(closed) => {
+        Some((closed, _)) => {
             let kept =
                 closed.request().and_then(|request| request.outcome) != Some(Outcome::Orphaned);
             let ended = by_operator(
