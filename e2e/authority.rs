@@ -450,7 +450,8 @@ async fn certificate_of(stage: &Stage, shown: &HookAuthorityStatus) -> HookCerti
             let status = all.pop().and_then(|certificate| certificate.status);
             let status = status.ok_or("none")?;
             let ready = condition::is_true(&status.conditions, ConditionType::Ready);
-            match ready && status.issuer == shown.signer {
+            let signer = &shown.authorities[0].fingerprint;
+            match ready && status.issuer.as_ref() == Some(signer) {
                 true => Ok(status),
                 false => Err(format!("{status:?}")),
             }
