@@ -156,19 +156,26 @@ fn write_private(path: &Path, text: &str) -> Result<(), String> {
         .map_err(fault)
 }
 
+/// Between two looks, at first and in the end: what tens of subjects look for would otherwise be most
+/// of what the API server does.
+const LOOKS_FIRST: Duration = Duration::from_millis(100);
+const LOOKS_LAST: Duration = Duration::from_millis(800);
+
 /// Looks until `look` answers `Ok`, or the time is up: what it saw last.
 pub async fn until<T>(
     most: Duration,
     mut look: impl AsyncFnMut() -> Result<T, String>,
 ) -> Result<T, String> {
     let began = Instant::now();
+    let mut pause = LOOKS_FIRST;
     loop {
         match look().await {
             Ok(found) => return Ok(found),
             Err(seen) if began.elapsed() > most => {
                 return Err(format!("waited {} s; last seen: {seen}", most.as_secs()));
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(120)).await,
+            Err(_) => tokio::time::sleep(pause).await,
         }
+        pause = pause.mul_f64(1.3).min(LOOKS_LAST);
     }
 }
