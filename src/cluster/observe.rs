@@ -313,7 +313,15 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
             _ => Ok(None),
         }
     };
-    let (sets, bare, own, canaries, callable) = futures::try_join!(
+    // Without its guard nothing of a workload's is known to be kept, and a removal would go on: a watch
+    // that has not told of it yet is not believed.
+    let guard = async {
+        let guards: Api<HookGuard> = Api::all(client.clone());
+        let guard = guards.get_opt(&uid).await;
+        guard.map_err(Error::of(Act::Get, format!("HookGuard {uid}")))
+    };
+    let (guard, sets, bare, own, canaries, callable) = futures::try_join!(
+        guard,
         replica_sets(client, &namespace, &labels),
         bare,
         pods(client, &namespace, &labels),
@@ -325,6 +333,7 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
             }
         },
     )?;
+    seen.guard = guard;
     seen.replica_sets = sets;
     seen.pods = own;
     add_bare(client, seen, bare).await?;

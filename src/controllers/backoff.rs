@@ -17,10 +17,20 @@ const MOST: Duration = Duration::from_secs(8);
 /// Somebody was faster: the cache needs a moment to hear of it.
 const CONFLICT: Duration = Duration::from_millis(250);
 
+/// So many errors in a row, and even a change is only looked at when the wait is over: each event of a
+/// busy object would be a try of its own.
+const NO_LONGER_WOKEN: u32 = 3;
+
 /// Errors in a row, by object.
 #[derive(Debug, Default)]
 pub struct Backoff<K> {
-    failures: Mutex<HashMap<K, u32>>,
+    failures: Mutex<HashMap<K, Failures>>,
+}
+
+#[derive(Debug)]
+struct Failures {
+    count: u32,
+    until: Instant,
 }
 
 impl<K: Hash + Eq> Backoff<K> {
@@ -34,18 +44,32 @@ impl<K: Hash + Eq> Backoff<K> {
     /// The wait after one more error of this class.
     pub fn after(&self, object: K, class: Class) -> Duration {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.entry(object).or_insert(0);
-        *count = count.saturating_add(1);
+        let failures = failures.entry(object).or_insert(Failures {
+            count: 0,
+            until: Instant::now(),
+        });
+        failures.count = failures.count.saturating_add(1);
+        let count = failures.count;
         if planted::is(Bug::RetryWithoutPause) {
             return Duration::ZERO;
         }
-        match class {
+        let wait = match class {
             Class::Conflict => CONFLICT
-                .saturating_mul(1 << (2 * (*count - 1)).min(8))
+                .saturating_mul(1 << (2 * (count - 1)).min(8))
                 .min(MOST),
-            Class::Retry => FIRST.saturating_mul(1 << (*count - 1).min(6)).min(MOST),
+            Class::Retry => FIRST.saturating_mul(1 << (count - 1).min(6)).min(MOST),
             Class::User | Class::Bug => MOST,
-        }
+        };
+        failures.until = Instant::now() + wait;
+        wait
+    }
+
+    /// What is left of the wait of an object that has failed again and again.
+    pub fn pending(&self, object: &K) -> Option<Duration> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = failures.get(object)?;
+        let left = failures.until.saturating_duration_since(Instant::now());
+        (failures.count >= NO_LONGER_WOKEN && !left.is_zero()).then_some(left)
     }
 
     /// It went well.
@@ -127,6 +151,23 @@ mod tests {
             }
             assert!(tries <= 10, "{class:?}: {tries}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_looked_at_at_once_unless_it_has_failed_again_and_again() {
+        let backoff = Backoff::new();
+        for _ in 0..2 {
+            backoff.after("a", Class::Retry);
+            assert_eq!(backoff.pending(&"a"), None);
+        }
+        let wait = backoff.after("a", Class::Retry);
+        assert_eq!(backoff.pending(&"a"), Some(wait));
+        assert_eq!(backoff.pending(&"b"), None);
+        tokio::time::advance(wait).await;
+        assert_eq!(backoff.pending(&"a"), None);
+        backoff.after("a", Class::Retry);
+        backoff.reset(&"a");
+        assert_eq!(backoff.pending(&"a"), None, "it went well");
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         namespaces,
     };
     let feed = Feed::new(caches.hooks.clone());
-    let news = feed.clone();
+    let (news, anew) = (feed.clone(), feed.clone());
     // A hook that goes leaves its workload to the next one, which nothing else would tell.
     let (heirs, heir_rx) = mpsc::unbounded_channel();
     let siblings = by_rival(&caches.hooks);
@@ -107,7 +107,8 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
                     name_kind.send_if_modified(|named| named.insert(kind));
                 }
             }
-            watcher::Event::Init | watcher::Event::InitDone => {}
+            watcher::Event::Init => anew.begin_anew(),
+            watcher::Event::InitDone => {}
         });
     let labelled = || everything().labels(names::HOOK_LABEL);
     let ours = || {

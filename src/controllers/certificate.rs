@@ -329,6 +329,10 @@ impl Context {
                     return Err(error);
                 }
                 Err(error) => match self.read(&certificate).await? {
+                    // As it was: nobody was faster, and to ask again at once is of no use.
+                    Some(live) if live.resource_version() == certificate.resource_version() => {
+                        return Err(error);
+                    }
                     Some(live) if live.uid() == certificate.uid() => certificate = live,
                     _ => return Err(error),
                 },

@@ -1,24 +1,26 @@
 //! Guards of hooks that are gone: each stays until nothing needs it, then it goes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
-use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 
 use super::backoff::{Backoff, Reopen};
 use super::readable;
 use super::synced::Waiter;
-use crate::api::{HookGuard, KrakeHook};
+use crate::api::{HookGuard, KrakeHook, names};
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::Caches;
 use crate::cluster::{Class, Error, remains};
+use crate::decide::seen::has_finalizer;
 use crate::decide::{Effect, Next, farewell};
 use crate::metrics::Metrics;
 
@@ -48,9 +50,9 @@ pub async fn run(
         Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone()),
         watcher::Config::default(),
     )
-    .backoff(Reopen::default())
-    .try_filter_map(|event| std::future::ready(Ok(going(event))));
+    .backoff(Reopen::default());
     let (store, writer) = reflector::store();
+    let left_alone = left_alone(hooks, store.clone());
     let guards = readable::watch(
         watches,
         watcher::Config::default(),
@@ -62,10 +64,7 @@ pub async fn run(
     .touched_objects();
     Controller::for_stream(guards, store)
         .with_config(Config::default().concurrency(4))
-        // A guard has the name of its hook's uid: a hook that goes wakes it.
-        .watches_stream(hooks, |hook: PartialObjectMeta<KrakeHook>| {
-            hook.uid().map(|uid| ObjectRef::new(&uid))
-        })
+        .reconcile_on(left_alone)
         .trigger_backoff(Reopen::default())
         .graceful_shutdown_on(shutdown)
         .run(reconcile, on_error, context)
@@ -73,14 +72,46 @@ pub async fn run(
         .await;
 }
 
-/// The hook, if it is on its way out. Each acknowledgement changes a hook, and a guard's reconcile
-/// reads: those of hooks that stay are not for us.
-fn going<K: Resource>(event: watcher::Event<K>) -> Option<K> {
-    match event {
-        watcher::Event::Delete(hook) => Some(hook),
-        watcher::Event::Apply(hook) if hook.meta().deletion_timestamp.is_some() => Some(hook),
-        _ => None,
-    }
+/// The guards whose hooks are gone, or going without us: a guard has the name of its hook's uid. Each
+/// acknowledgement changes a hook, and a guard's reconcile reads: those that the hook controller
+/// looks after are not for us. Of a hook that went while the watch was away nobody tells: it is missing in the next list.
+fn left_alone<K: Resource>(
+    hooks: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
+    guards: Store<HookGuard>,
+) -> impl Stream<Item = ObjectRef<HookGuard>> {
+    let mut listed = BTreeSet::new();
+    let of = |hook: &K| hook.meta().uid.as_deref().map(ObjectRef::new);
+    let going = |hook: &K| {
+        let meta = hook.meta();
+        meta.deletion_timestamp.is_some() && !has_finalizer(meta, names::HOOK_FINALIZER)
+    };
+    let woken = move |event| match event {
+        watcher::Event::Delete(hook) => Vec::from_iter(of(&hook)),
+        watcher::Event::Apply(hook) if going(&hook) => Vec::from_iter(of(&hook)),
+        watcher::Event::Apply(_) => Vec::new(),
+        watcher::Event::Init => {
+            listed.clear();
+            Vec::new()
+        }
+        watcher::Event::InitApply(hook) => {
+            listed.extend(hook.meta().uid.clone().filter(|_| !going(&hook)));
+            Vec::new()
+        }
+        watcher::Event::InitDone => {
+            let all = guards.state().into_iter().map(|guard| guard.name_any());
+            let alone = all.filter(|name| !listed.contains(name));
+            alone.map(|name| ObjectRef::new(&name)).collect()
+        }
+    };
+    hooks
+        .filter_map(|event| {
+            let event = event.inspect_err(|error| {
+                tracing::warn!(kind = "KrakeHook", %error, "watch failed; it is opened again");
+            });
+            std::future::ready(event.ok())
+        })
+        .map(woken)
+        .flat_map(stream::iter)
 }
 
 async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Action, Error> {
@@ -142,20 +173,62 @@ mod tests {
     use crate::testing;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-    #[test]
-    fn only_a_hook_that_goes_wakes_its_guard() {
-        let stays = testing::hook("ml", "trainer");
-        let mut leaves = stays.clone();
-        leaves.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
-        for (event, wakes) in [
-            (watcher::Event::Apply(stays.clone()), false),
-            (watcher::Event::InitApply(stays.clone()), false),
-            (watcher::Event::Apply(leaves), true),
-            // Its finalizer was taken by somebody before.
-            (watcher::Event::Delete(stays), true),
-        ] {
-            let said = format!("{event:?}");
-            assert_eq!(going(event).is_some(), wakes, "{said}");
+    fn hook(uid: &str) -> KrakeHook {
+        let mut hook = testing::hook("ml", "trainer");
+        hook.metadata.uid = Some(uid.into());
+        hook
+    }
+
+    fn leaving(uid: &str) -> KrakeHook {
+        let mut hook = hook(uid);
+        hook.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        hook
+    }
+
+    async fn woken(events: Vec<watcher::Event<KrakeHook>>) -> Vec<String> {
+        let (guards, mut writer) = reflector::store();
+        for uid in ["a", "b", "c"] {
+            let guard: HookGuard = serde_json::from_value(serde_json::json!({
+                "apiVersion": "hooks.krake.dev/v1alpha1", "kind": "HookGuard",
+                "metadata": {"name": uid},
+                "spec": {"hook": {"namespace": "ml", "name": "trainer", "uid": uid},
+                    "workload": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "trainer"}},
+            }))
+            .expect("a guard");
+            writer.apply_watcher_event(&watcher::Event::Apply(guard));
         }
+        let events = stream::iter(events.into_iter().map(Ok));
+        let woken = left_alone(events, guards).map(|guard| guard.name);
+        let mut woken: Vec<_> = woken.collect().await;
+        woken.sort();
+        woken
+    }
+
+    #[tokio::test]
+    async fn only_a_hook_that_goes_wakes_its_guard() {
+        use watcher::Event::{Apply, Delete};
+        assert!(woken(vec![Apply(hook("a"))]).await.is_empty());
+        let mut looked_after = leaving("a");
+        looked_after.metadata.finalizers = Some(vec![names::HOOK_FINALIZER.into()]);
+        assert!(woken(vec![Apply(looked_after)]).await.is_empty());
+        assert_eq!(woken(vec![Apply(leaving("a"))]).await, ["a"]);
+        // Its finalizer was taken by somebody before.
+        assert_eq!(woken(vec![Delete(hook("a"))]).await, ["a"]);
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_went_while_the_watch_was_away_is_missing_in_the_next_list() {
+        use watcher::Event::{Init, InitApply, InitDone};
+        let list = vec![
+            Init,
+            InitApply(hook("a")),
+            InitApply(leaving("b")),
+            InitDone,
+        ];
+        assert_eq!(woken(list).await, ["b", "c"]);
+        let first = [Init, InitApply(hook("c")), InitDone];
+        let second = [Init, InitApply(hook("a")), InitDone];
+        let both = first.into_iter().chain(second).collect();
+        assert_eq!(woken(both).await, ["a", "b", "b", "c"]);
     }
 }

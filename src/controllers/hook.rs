@@ -97,6 +97,9 @@ pub async fn run(
 async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action, Error> {
     context.synced.wait().await;
     let object = ObjectRef::from_obj(hook.as_ref());
+    if let Some(wait) = context.backoff.pending(&object) {
+        return Ok(Action::requeue(wait));
+    }
     context.feed.look(&object);
     let hook = context.newest(hook);
     let fingerprint = news::fingerprint(&hook);

@@ -122,12 +122,26 @@ impl Writer {
         let patch = objects::guarded(seen.namespace(), dependent, by);
         match self.guarded(seen.namespace(), dependent, patch).await {
             Ok(metadata) => Ok(Fact::Dependent(dependent.kind, Box::new(metadata))),
-            // Gone, or another one of that name: it needs no guard of ours.
+            // Gone, or another one of that name: it needs no guard of ours. Or it is there, and
+            // somebody refuses: then nothing may be said of it.
             Err(error) if matches!(error.code(), 404 | 409 | 422) => {
-                Ok(Fact::DependentGone(dependent.uid.clone()))
+                match self.is_there(seen.namespace(), dependent).await? {
+                    true => Err(error),
+                    false => Ok(Fact::DependentGone(dependent.uid.clone())),
+                }
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn is_there(&self, namespace: &str, dependent: &Dependent) -> Result<bool, Error> {
+        let api = self.dependents(namespace, dependent.kind);
+        let there = api.get_metadata_opt(&dependent.name).await;
+        let there = there.map_err(Error::of(
+            Act::Get,
+            format!("{} {namespace}/{}", dependent.kind, dependent.name),
+        ))?;
+        Ok(there.is_some_and(|there| there.metadata.uid.as_ref() == Some(&dependent.uid)))
     }
 
     pub(super) async fn guarded(
