@@ -225,8 +225,8 @@ fn closed<'a>(own: &[&Event], versions: &'a [Version]) -> Option<(&'a Version, T
     let base = |event: &Event| event.request.pointer("/metadata/resourceVersion").cloned();
     let written = |event: &&&Event| event.resource == "krakehooks" && event.by_operator();
     let carried_out = |event: &&&Event| {
-        let mut later = own.iter().filter(written).filter(|other| other.succeeded());
-        base(event).is_some() && later.all(|other| base(other) != base(event))
+        let mut others = own.iter().filter(written).filter(|other| other.succeeded());
+        base(event).is_some() && others.all(|other| base(other) != base(event))
     };
     let closes = |event: &&&Event| {
         let sent = event.request.pointer("/status/request").cloned();

@@ -401,3 +401,42 @@ fn service_name(hook: &KrakeHook) -> Option<&str> {
 fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a String> {
     meta.labels.as_ref()?.get(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use crate::testing::build::{self, NAME};
+    use serde_json::{Value, json};
+
+    /// A server that has the Deployment and the guard, and caches that have heard of neither.
+    async fn seen(deleted: Option<&str>) -> Seen {
+        let deployment = build::deployment(NAME)
+            .with("/metadata/uid", json!("workload"))
+            .with("/metadata/deletionTimestamp", json!(deleted));
+        let deployment = serde_json::to_value(deployment.0).unwrap();
+        let guard = build::guard(NAME, "hook", "guard").guard();
+        let guard = serde_json::to_value(guard).unwrap();
+        let client = testing::answered_by(move |_, path| {
+            let none = json!({"metadata": {}, "items": Value::Array(Vec::new())});
+            match path {
+                path if path.contains("/deployments/") => (200, deployment.clone()),
+                path if path.contains("/hookguards/hook") => (200, guard.clone()),
+                _ => (200, none),
+            }
+        });
+        let mut hook = build::hook(NAME).shutdown().hook();
+        hook.metadata.uid = Some("hook".into());
+        let seen = observe(&client, &testing::caches(), &hook).await;
+        seen.expect("everything is answered")
+    }
+
+    #[tokio::test]
+    async fn a_removal_asks_for_its_guard_whatever_the_watch_has_told() {
+        let guard_of = |seen: Seen| seen.guard.and_then(|guard| guard.uid());
+        let deleted = seen(Some("2026-01-01T00:00:00Z")).await;
+        assert_eq!(guard_of(deleted).as_deref(), Some("guard"));
+        // Without a removal it is made, or found, before anything depends on it.
+        assert_eq!(guard_of(seen(None).await), None);
+    }
+}

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use kube::ResourceExt;
 use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
 
 use crate::api::{HookCertificate, KrakeHook, WorkloadKind, names};
 
@@ -18,16 +19,21 @@ fn matching(
         .collect()
 }
 
-/// Other hooks for the same workload.
-pub fn by_rival(
+/// Who may have the workload of a hook that is gone: the others for it. Of one that went while the
+/// watch was away nobody tells, so that after a list, once the cache is that list, all are looked at.
+pub fn by_departure(
     hooks: &Store<KrakeHook>,
-) -> impl Fn(&KrakeHook) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+) -> impl Fn(&watcher::Event<KrakeHook>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
     let hooks = hooks.clone();
-    move |gone| {
-        matching(&hooks, |hook| {
+    move |event| match event {
+        watcher::Event::Delete(gone) => matching(&hooks, |hook| {
             hook.metadata.namespace == gone.metadata.namespace
                 && hook.spec.workload == gone.spec.workload
-        })
+        }),
+        watcher::Event::InitDone => matching(&hooks, |_| true),
+        watcher::Event::Apply(_) | watcher::Event::Init | watcher::Event::InitApply(_) => {
+            Vec::new()
+        }
     }
 }
 
@@ -117,7 +123,7 @@ pub fn by_uid(
 mod tests {
     use super::*;
     use crate::testing;
-    use kube::runtime::{reflector, watcher};
+    use kube::runtime::reflector;
 
     #[test]
     fn a_certificate_that_a_user_makes_is_nothing_to_its_hook() {
@@ -146,5 +152,25 @@ mod tests {
             [],
             "of an earlier hook"
         );
+    }
+    #[test]
+    fn who_went_unseen_makes_room_once_the_list_is_in_the_cache() {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        let (hooks, mut writer) = reflector::store();
+        let woken = by_departure(&hooks);
+        let mut of_another = testing::hook("ml", "other");
+        of_another.spec.workload.name = "another".into();
+        let younger = testing::hook("ml", "trainer");
+        let mut gone = younger.clone();
+        gone.metadata.name = Some("older".into());
+        for hook in [&of_another, &younger] {
+            writer.apply_watcher_event(&Apply(hook.clone()));
+        }
+        let younger = ObjectRef::from_obj(&younger);
+        assert_eq!(woken(&Delete(gone)), [younger]);
+        assert_eq!(woken(&InitDone).len(), 2);
+        // The cache is still the one from before.
+        assert_eq!(woken(&Init), []);
+        assert_eq!(woken(&InitApply(of_another)), []);
     }
 }

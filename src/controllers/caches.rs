@@ -18,7 +18,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Reopen;
-use super::belongs::{by_certificate, by_namespace, by_rival, by_service, by_uid, by_workload};
+use super::belongs::{by_certificate, by_departure, by_namespace, by_service, by_uid, by_workload};
 use super::feed::Feed;
 use super::readable::watch;
 use super::synced::{Synced, Waiter};
@@ -88,27 +88,23 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         namespaces,
     };
     let feed = Feed::new(caches.hooks.clone());
-    let (news, anew) = (feed.clone(), feed.clone());
+    let news = feed.clone();
     // A hook that goes leaves its workload to the next one, which nothing else would tell.
     let (heirs, heir_rx) = mpsc::unbounded_channel();
-    let siblings = by_rival(&caches.hooks);
+    let heirs_of = by_departure(&caches.hooks);
     let name_kind = tokio::sync::watch::Sender::new(BTreeSet::new());
     let named = name_kind.subscribe();
     let hooks = watch(client, everything(), &caches.hooks, metrics)
         .modify(slim)
         .reflect(hook_writer)
-        .inspect_ok(move |event| match event {
-            watcher::Event::Delete(hook) => {
-                // Nobody listens any more only when the process ends.
-                let _ = heirs.send(siblings(hook));
+        .inspect_ok(move |event| {
+            // Nobody listens any more only when the process ends.
+            let _ = heirs.send(heirs_of(event));
+            if let watcher::Event::Apply(hook) | watcher::Event::InitApply(hook) = event
+                && let Some(kind) = hook.spec.workload.known_kind()
+            {
+                name_kind.send_if_modified(|named| named.insert(kind));
             }
-            watcher::Event::Apply(hook) | watcher::Event::InitApply(hook) => {
-                if let Some(kind) = hook.spec.workload.known_kind() {
-                    name_kind.send_if_modified(|named| named.insert(kind));
-                }
-            }
-            watcher::Event::Init => anew.begin_anew(),
-            watcher::Event::InitDone => {}
         });
     let labelled = || everything().labels(names::HOOK_LABEL);
     let ours = || {

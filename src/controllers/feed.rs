@@ -60,12 +60,6 @@ impl Feed {
         self.settled().remove(hook);
     }
 
-    /// The cache is filled anew: who is not in it any more was told of by nobody, and may have stood
-    /// in somebody's way.
-    pub fn begin_anew(&self) {
-        self.settled().clear();
-    }
-
     /// A look at a hook of this [fingerprint](crate::decide::news) found nothing to do.
     pub fn settle(&self, hook: ObjectRef<KrakeHook>, fingerprint: u64) {
         self.settled().insert(hook, fingerprint);

@@ -74,7 +74,8 @@ pub async fn run(
 
 /// The guards whose hooks are gone, or going without us: a guard has the name of its hook's uid. Each
 /// acknowledgement changes a hook, and a guard's reconcile reads: those that the hook controller
-/// looks after are not for us. Of a hook that went while the watch was away nobody tells: it is missing in the next list.
+/// looks after are not for us. Of a hook that went while the watch was away nobody tells: it is
+/// missing in the next list.
 fn left_alone<K: Resource>(
     hooks: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
     guards: Store<HookGuard>,

@@ -9,11 +9,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::HookCertificate;
-use crate::cluster::addresses::Addresses;
 use crate::controllers::synced::Synced;
 use crate::pki::Succession;
 use crate::testing::own::{NAMESPACE, Server};
-use crate::testing::{Fault as Wrong, HOOK_UID, hook};
+use crate::testing::{self, Fault as Wrong, HOOK_UID, hook};
 
 const SOURCE: &str = "corp-ca";
 
@@ -32,13 +31,6 @@ fn setting(server: &Server, source: Option<&str>) -> Setting {
     writer.apply_watcher_event(&watcher::Event::Apply(hook("ml", "trainer")));
     let (config_maps, config_map_writer) = reflector::store();
     let (certificates, certificate_writer) = reflector::store();
-    fn empty<K>() -> reflector::Store<K>
-    where
-        K: reflector::Lookup + Clone + 'static,
-        K::DynamicType: Default + Eq + std::hash::Hash + Clone,
-    {
-        reflector::store().0
-    }
     let (in_use, heard) = watch::channel(Arc::new(InUse::default()));
     let context = Context {
         writer: AuthorityWriter {
@@ -51,16 +43,7 @@ fn setting(server: &Server, source: Option<&str>) -> Setting {
             hooks,
             config_maps,
             certificates,
-            replica_sets: empty(),
-            pods: empty(),
-            guards: empty(),
-            services: empty(),
-            addresses: Addresses {
-                api_servers: BTreeSet::new(),
-                nodes: empty(),
-                endpoint_slices: empty(),
-            },
-            namespaces: empty(),
+            ..testing::caches()
         },
         synced: Synced::new().waiter(),
         settings: AuthoritySettings {

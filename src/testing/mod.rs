@@ -1,5 +1,6 @@
 //! For tests alone: builders, an in-memory cluster, a mock API server, and clients at real sockets.
 
+mod answers;
 pub mod build;
 mod collector;
 mod makers;
@@ -21,6 +22,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+
+pub use answers::{answered_by, caches};
 
 use crate::api::KrakeHook;
 use crate::api::status::{RequestState, ShutdownRequest};

@@ -285,3 +285,54 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use crate::testing::build::{self, NAME};
+    use crate::testing::world::World;
+    use hyper::Method;
+
+    #[tokio::test]
+    async fn a_guard_that_is_refused_is_not_one_that_is_not_needed() {
+        let mut world = World::new();
+        world.create_hook(build::hook(NAME).shutdown());
+        let seen = world.observe(NAME).expect("the hook is there");
+        let set = Dependent {
+            kind: DependentKind::ReplicaSet,
+            name: "set".into(),
+            uid: "uid".into(),
+        };
+        // Answer to the patch, uid of what has that name now, whether it is gone.
+        for (code, there, gone) in [
+            (409, Some("uid"), false),
+            (422, Some("uid"), false),
+            (409, Some("another"), true),
+            (422, None, true),
+            (404, None, true),
+        ] {
+            let client = testing::answered_by(move |method, _| {
+                let failure = |code| {
+                    let reason = if code == 404 { "NotFound" } else { "Invalid" };
+                    json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason})
+                };
+                match (method, there) {
+                    (&Method::PATCH, _) => (code, failure(code)),
+                    (_, Some(uid)) => (
+                        200,
+                        json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                            "metadata": {"name": "set", "namespace": "ml", "uid": uid}}),
+                    ),
+                    (_, None) => (404, failure(404)),
+                }
+            });
+            let fact = Writer::for_release(client).guard(&seen, &set).await;
+            let row = format!("{code}, {there:?}: {fact:?}");
+            match gone {
+                true => assert!(matches!(fact, Ok(Fact::DependentGone(_))), "{row}"),
+                false => assert!(fact.is_err(), "{row}"),
+            }
+        }
+    }
+}
