@@ -99,11 +99,11 @@ pub async fn prove(
             pause: Duration::from_millis(chance.random_range(0..1500)),
         })
         .collect();
-    let lives: Vec<u64> = (0..64)
-        .map(|_| chance.random_range(0..LIFE.as_secs() * 2))
-        .collect();
-    let killing = lanes.beside(move |lane| {
-        let lives = lives.clone();
+    let killing = lanes.beside(|lane| {
+        // Each in its own time: operators that all start at once wait for a core.
+        let lives: Vec<u64> = (0..64)
+            .map(|_| chance.random_range(0..LIFE.as_secs() * 2))
+            .collect();
         async move {
             for life in lives.iter().cycle() {
                 tokio::time::sleep(Duration::from_secs(5 + life)).await;

@@ -88,7 +88,10 @@ impl Lanes {
     }
 
     /// Something that goes on in each lane meanwhile, until it is aborted.
-    pub fn beside<F>(&self, work: impl Fn(Arc<Lane>) -> F) -> Vec<tokio::task::JoinHandle<()>>
+    pub fn beside<F>(
+        &self,
+        mut work: impl FnMut(Arc<Lane>) -> F,
+    ) -> Vec<tokio::task::JoinHandle<()>>
     where
         F: Future<Output = ()> + 'static,
     {

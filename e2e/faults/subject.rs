@@ -25,8 +25,9 @@ use crate::proxy::call::Needles;
 
 /// Of an image that every node of the local cluster has.
 const IMAGE: &str = "docker.io/library/krake-hooks-pause:dev";
-/// How long anything that ought to happen soon may take on a busy machine.
-pub const SOON: Duration = Duration::from_secs(60);
+/// How long anything that ought to happen soon may take on a busy machine, where three calls in a
+/// row may never be answered: the operator gives each 15 s.
+pub const SOON: Duration = Duration::from_secs(90);
 
 /// A hook and its workload; both have the same name.
 #[derive(Clone)]

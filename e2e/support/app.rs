@@ -139,10 +139,19 @@ impl App {
     }
 
     /// Runs a curl command line and looks at the answer.
+    ///
+    /// While nobody listens it tries again: a Service has no address for a moment after all
+    /// replicas have gone and come back, and the stories about that ask in ways of their own.
     pub async fn curl(&self, line: &str) -> Answer {
-        let ran = self
-            .run(&format!("{line} -sS --max-time 20 -w '\\n%{{http_code}}'"))
-            .await;
+        let script = format!("{line} -sS --max-time 20 -w '\\n%{{http_code}}'");
+        let ran = until("the endpoint can be connected to", SOON, async || {
+            let ran = self.run(&script).await;
+            match ran.status {
+                CANNOT_CONNECT => Err(ran.err),
+                _ => Ok(ran),
+            }
+        })
+        .await;
         let (body, code) = ran.out.trim().rsplit_once('\n').unwrap_or(("", &ran.out));
         Answer {
             code: code.trim().parse().unwrap_or(0),
@@ -182,6 +191,9 @@ impl App {
         serde_json::from_str(&text.map_err(|e| e.to_string())?).map_err(|e| e.to_string())
     }
 }
+
+/// Exit code of curl.
+const CANNOT_CONNECT: i32 = 7;
 
 impl Answer {
     /// `reason` of a refusal.

@@ -384,7 +384,8 @@ impl Context {
 
 impl Look {
     /// Uid of the hook that a certificate names: by the cache, which may not have heard yet of the
-    /// hook that the certificate was just made for.
+    /// hook that the certificate was just made for. The operator's own goes with the guard of a hook
+    /// that has gone: that one has gone is no reason to ask.
     async fn hook_uid(
         &self,
         certificate: &HookCertificate,
@@ -395,11 +396,12 @@ impl Look {
             .hooks
             .get(&ObjectRef::new(name).within(&namespace))
             .and_then(|hook| hook.metadata.uid.clone());
-        let recorded = certificate.status.as_ref().map(|status| &status.hook_uid);
-        match cached {
-            Some(uid) if recorded.is_none_or(|r| r.is_none() || r.as_ref() == Some(&uid)) => {
-                Ok(Some(uid))
-            }
+        let status = certificate.status.as_ref();
+        let recorded = status.and_then(|status| status.hook_uid.clone());
+        let owners = certificate.owner_references();
+        match (cached, recorded) {
+            (None, Some(uid)) if owners.iter().any(|owner| owner.name == uid) => Ok(Some(uid)),
+            (Some(uid), recorded) if recorded.as_ref().is_none_or(|r| *r == uid) => Ok(Some(uid)),
             _ => Ok(self.context.writer.hook_uid(&namespace, name).await?),
         }
     }

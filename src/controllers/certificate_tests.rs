@@ -229,6 +229,24 @@ async fn a_hook_that_the_cache_has_not_heard_of_is_looked_up() {
 }
 
 #[tokio::test]
+async fn the_operators_own_asks_nothing_about_a_hook_that_has_gone() {
+    const ASKED: &str = "GET krakehooks";
+    let server = Server::new();
+    reconcile(server.certificate(), server.look(true))
+        .await
+        .unwrap();
+    let calls_when_gone = async || {
+        server.calls();
+        let _ = reconcile(server.certificate(), server.look(false)).await;
+        server.calls()
+    };
+    assert!(!calls_when_gone().await.iter().any(|call| call == ASKED));
+    // A user's may outlive it, and says so.
+    server.state().certificate["metadata"]["ownerReferences"] = json!([]);
+    assert_eq!(calls_when_gone().await[0], ASKED);
+}
+
+#[tokio::test]
 async fn what_was_issued_is_recorded_though_somebody_was_faster() {
     let server = Server::new();
     let look = server.look(true);

@@ -1,7 +1,7 @@
 //! Guards of hooks that are gone: each stays until nothing needs it, then it goes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
@@ -38,6 +38,25 @@ pub struct Context {
     pub metrics: Metrics,
     /// Errors in a row.
     pub backoff: Backoff<String>,
+    /// Hooks that need none of this.
+    pub living: Living,
+}
+
+/// Uids of the hooks that are there and looked after, as the watch of this controller has told.
+///
+/// What is woken for each that goes comes from the same watch: a guard whose hook is here needs no
+/// question to the API server, and one whose hook has gone is never taken for such.
+#[derive(Clone, Default)]
+pub struct Living(Arc<Mutex<BTreeSet<String>>>);
+
+impl Living {
+    fn has(&self, uid: &str) -> bool {
+        self.all().contains(uid)
+    }
+
+    fn all(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Runs until `shutdown`.
@@ -52,7 +71,7 @@ pub async fn run(
     )
     .backoff(Reopen::default());
     let (store, writer) = reflector::store();
-    let left_alone = left_alone(hooks, store.clone());
+    let left_alone = left_alone(hooks, store.clone(), context.living.clone());
     let guards = readable::watch(
         watches,
         watcher::Config::default(),
@@ -79,28 +98,28 @@ pub async fn run(
 fn left_alone<K: Resource>(
     hooks: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
     guards: Store<HookGuard>,
+    living: Living,
 ) -> impl Stream<Item = ObjectRef<HookGuard>> {
     let mut listed = BTreeSet::new();
-    let of = |hook: &K| hook.meta().uid.as_deref().map(ObjectRef::new);
-    let going = |hook: &K| {
-        let meta = hook.meta();
-        meta.deletion_timestamp.is_some() && !has_finalizer(meta, names::HOOK_FINALIZER)
-    };
-    let woken = move |event| match event {
-        watcher::Event::Delete(hook) => Vec::from_iter(of(&hook)),
-        watcher::Event::Apply(hook) if going(&hook) => Vec::from_iter(of(&hook)),
-        watcher::Event::Apply(_) => Vec::new(),
+    let woken = move |event: watcher::Event<K>| match event {
+        watcher::Event::Delete(hook) => goes(&living, &hook),
+        watcher::Event::Apply(hook) if is_left(&hook) => goes(&living, &hook),
+        watcher::Event::Apply(hook) => {
+            living.all().extend(hook.meta().uid.clone());
+            Vec::new()
+        }
         watcher::Event::Init => {
             listed.clear();
             Vec::new()
         }
         watcher::Event::InitApply(hook) => {
-            listed.extend(hook.meta().uid.clone().filter(|_| !going(&hook)));
+            listed.extend(hook.meta().uid.clone().filter(|_| !is_left(&hook)));
             Vec::new()
         }
         watcher::Event::InitDone => {
+            *living.all() = std::mem::take(&mut listed);
             let all = guards.state().into_iter().map(|guard| guard.name_any());
-            let alone = all.filter(|name| !listed.contains(name));
+            let alone = all.filter(|name| !living.has(name));
             alone.map(|name| ObjectRef::new(&name)).collect()
         }
     };
@@ -115,9 +134,26 @@ fn left_alone<K: Resource>(
         .flat_map(stream::iter)
 }
 
+/// Whether a hook is going, and the hook controller has nothing more to do with it.
+fn is_left(hook: &impl Resource) -> bool {
+    let meta = hook.meta();
+    meta.deletion_timestamp.is_some() && !has_finalizer(meta, names::HOOK_FINALIZER)
+}
+
+fn goes(living: &Living, hook: &impl Resource) -> Vec<ObjectRef<HookGuard>> {
+    let Some(uid) = hook.meta().uid.as_deref() else {
+        return Vec::new();
+    };
+    living.all().remove(uid);
+    vec![ObjectRef::new(uid)]
+}
+
 async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Action, Error> {
     context.synced.wait().await;
     let name = guard.name_any();
+    if context.living.has(&name) {
+        return Ok(Action::requeue(RESYNC));
+    }
     let Some(left) = remains::observe(&context.writer.client, &context.caches, &guard).await?
     else {
         return Ok(Action::requeue(RESYNC));
@@ -187,6 +223,11 @@ mod tests {
     }
 
     async fn woken(events: Vec<watcher::Event<KrakeHook>>) -> Vec<String> {
+        told(events).await.0
+    }
+
+    /// Whom the events wake, and which hooks live after them.
+    async fn told(events: Vec<watcher::Event<KrakeHook>>) -> (Vec<String>, BTreeSet<String>) {
         let (guards, mut writer) = reflector::store();
         for uid in ["a", "b", "c"] {
             let guard: HookGuard = serde_json::from_value(serde_json::json!({
@@ -198,11 +239,12 @@ mod tests {
             .expect("a guard");
             writer.apply_watcher_event(&watcher::Event::Apply(guard));
         }
-        let events = stream::iter(events.into_iter().map(Ok));
-        let woken = left_alone(events, guards).map(|guard| guard.name);
+        let (events, living) = (stream::iter(events.into_iter().map(Ok)), Living::default());
+        let woken = left_alone(events, guards, living.clone()).map(|guard| guard.name);
         let mut woken: Vec<_> = woken.collect().await;
         woken.sort();
-        woken
+        let living = living.all().clone();
+        (woken, living)
     }
 
     #[tokio::test]
@@ -231,5 +273,28 @@ mod tests {
         let second = [Init, InitApply(hook("a")), InitDone];
         let both = first.into_iter().chain(second).collect();
         assert_eq!(woken(both).await, ["a", "b", "b", "c"]);
+    }
+    #[tokio::test]
+    async fn only_of_a_hook_that_lives_nothing_is_asked() {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        let list = || vec![Init, InitApply(hook("a")), InitApply(hook("b")), InitDone];
+        let lives = |uids: &[&str]| uids.iter().map(|uid| (*uid).to_owned()).collect();
+        assert_eq!(told(list()).await.1, lives(&["a", "b"]));
+        let then = |event| {
+            let mut events = list();
+            events.push(event);
+            events
+        };
+        assert_eq!(told(then(Delete(hook("a")))).await.1, lives(&["b"]));
+        assert_eq!(told(then(Apply(leaving("a")))).await.1, lives(&["b"]));
+        assert_eq!(
+            told(then(Apply(hook("c")))).await.1,
+            lives(&["a", "b", "c"])
+        );
+        // What is not in a later list went unseen.
+        let mut twice = list();
+        twice.extend([Init, InitApply(hook("b")), InitDone]);
+        assert_eq!(told(twice).await.1, lives(&["b"]));
+        assert!(told(vec![Init, InitApply(hook("a"))]).await.1.is_empty());
     }
 }

@@ -112,7 +112,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     seen.injections = context.injected_lately(&uid, Timestamp::now());
     seen.secrets = context.may_ask(&uid, Timestamp::now());
     let (mut rounds, mut overtaken) = (0, 0);
-    let next = 'decide: loop {
+    let next = loop {
         let settings = context.settings.borrow().clone();
         seen.calls = context.calls_made(&seen);
         let decision = decide::hook::decide(&seen, &settings, Timestamp::now());
@@ -124,18 +124,18 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
             tracing::error!(hook = %object, effects = ?decision.effects.iter().map(label).collect::<Vec<_>>(), "decisions do not come to an end");
             break Next::At(Timestamp::now() + SignedDuration::from_secs(30));
         }
-        for effect in &decision.effects {
-            match context.carry_out(&object, &mut seen, effect).await {
-                // To wait for quiet would be to wait for as long as apps have something to say.
-                Err(error) if error.class() == Class::Conflict && overtaken < MOST_OVERTAKEN => {
-                    if !context.was_acknowledged(&mut seen).await? {
-                        return Err(error);
-                    }
-                    overtaken += 1;
-                    continue 'decide;
+        match context
+            .carry_out_all(&object, &mut seen, &decision.effects)
+            .await
+        {
+            // To wait for quiet would be to wait for as long as apps have something to say.
+            Err(error) if error.class() == Class::Conflict && overtaken < MOST_OVERTAKEN => {
+                if !context.was_acknowledged(&mut seen).await? {
+                    return Err(error);
                 }
-                done => done?,
+                overtaken += 1;
             }
+            done => done?,
         }
     };
     context.backoff.reset(&object);
@@ -166,6 +166,37 @@ fn on_error(hook: Arc<KrakeHook>, error: &Error, context: Arc<Context>) -> Actio
 }
 
 impl Context {
+    /// One after the other, until one fails. Events are made afterwards, so that no removal waits for
+    /// them: each that was come to, whatever fails later.
+    async fn carry_out_all(
+        &self,
+        object: &ObjectRef<KrakeHook>,
+        seen: &mut Seen,
+        effects: &[Effect],
+    ) -> Result<(), Error> {
+        // Events are about what there was.
+        let (mut notices, workload) = (Vec::new(), seen.workload.clone());
+        let mut done = Ok(());
+        for effect in effects {
+            if let Effect::Event(notice) = effect {
+                notices.push(notice);
+                continue;
+            }
+            done = self.carry_out(object, seen, effect).await;
+            if done.is_err() {
+                break;
+            }
+        }
+        for notice in notices {
+            self.writer
+                .tell_of(&seen.hook, workload.as_ref(), notice)
+                .await;
+            tracing::info!(hook = %object, reason = notice.reason, note = notice.note, "event");
+            self.metrics.effect("Event");
+        }
+        done
+    }
+
     async fn carry_out(
         &self,
         object: &ObjectRef<KrakeHook>,
@@ -182,12 +213,7 @@ impl Context {
             all.insert(seen.hook_uid().to_owned(), Timestamp::now());
         }
         let fact = self.writer.apply(seen, effect).await?;
-        match effect {
-            Effect::Event(notice) => {
-                tracing::info!(hook = %object, reason = notice.reason, note = notice.note, "event");
-            }
-            effect => tracing::info!(hook = %object, effect = label(effect), "done"),
-        }
+        tracing::info!(hook = %object, effect = label(effect), "done");
         self.metrics.effect(label(effect));
         // One that was refused is no quarrel with another field manager.
         let injected = matches!(fact, Fact::Workload(_));

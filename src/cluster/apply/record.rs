@@ -7,7 +7,7 @@ use kube::runtime::events::{Event, EventType};
 use serde_json::{Value, json};
 
 use super::{Writer, without_finalizer};
-use crate::api::names;
+use crate::api::{KrakeHook, names};
 use crate::cluster::{Act, Error, objects};
 use crate::decide::seen::Notice;
 use crate::decide::{Fact, Seen, Workload};
@@ -92,6 +92,12 @@ impl Writer {
 
     /// Events are for people; one that cannot be written stops nothing.
     pub(super) async fn tell(&self, seen: &Seen, notice: &Notice) {
+        self.tell_of(&seen.hook, seen.workload.as_ref(), notice)
+            .await;
+    }
+
+    /// An Event about a hook and, where the notice says so, the workload that it has or had.
+    pub async fn tell_of(&self, hook: &KrakeHook, workload: Option<&Workload>, notice: &Notice) {
         let event = |secondary| Event {
             type_: if notice.warning {
                 EventType::Warning
@@ -103,8 +109,8 @@ impl Writer {
             action: notice.reason.to_owned(),
             secondary,
         };
-        let hook = seen.hook.object_ref(&());
-        let workload = seen.workload.as_ref().map(reference);
+        let hook = hook.object_ref(&());
+        let workload = workload.map(reference);
         let mut regarding: Vec<(ObjectReference, Option<ObjectReference>)> =
             vec![(hook.clone(), workload.clone())];
         if let Some(workload) = workload.filter(|_| notice.on_workload) {
