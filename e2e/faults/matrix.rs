@@ -5,6 +5,8 @@
 //! soon after the fault is over each step of the life has come to its end, later than without any
 //! fault by little; and while it lasts the operator asks no more often than a person would bear.
 
+mod judge;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,14 +25,10 @@ use crate::proxy::plan::{Fault, Match, Rule, Times};
 use crate::report::Report;
 use crate::seed::Seed;
 use crate::subject::Subject;
+use judge::{Judge, Lived, Outcome};
 
 /// The longest fault.
 const LONG: Duration = Duration::from_secs(30);
-/// When the fault is over, every step comes to its end within this, beside what it takes without.
-const CONVERGED: Duration = Duration::from_secs(10);
-/// Calls of one kind to one object within a minute, beside those that are carried out and so a step
-/// of a life.
-const MOST_CALLS: usize = 10;
 /// Subjects that live side by side in one lane. With more, what is measured is how long everything
 /// waits for a core.
 const AT_ONCE: usize = 2;
@@ -70,16 +68,6 @@ pub struct Cell {
     extent: Extent,
 }
 
-/// What became of a life.
-struct Lived {
-    /// The fault was met.
-    met: bool,
-    /// What each step took, counted from the end of the fault.
-    took: Vec<(&'static str, Duration)>,
-    /// Calls of one kind to one object within a minute, at most.
-    most: usize,
-}
-
 /// The whole matrix, or a sample of so many fields.
 pub async fn prove(
     lanes: &Lanes,
@@ -103,14 +91,8 @@ pub async fn prove(
     let count = cells.len();
     // What a watch meets is met by all that live in its lane.
     let (shared, own): (Vec<_>, Vec<_>) = cells.into_iter().partition(Cell::is_shared);
-    let mut judge = Judge {
-        calls: &kinds,
-        // A sample is played where others work too: how long something takes there proves nothing.
-        of_time: sample.is_none(),
-        missed: 0,
-        slowest: Slowest::default(),
-        most: 0,
-    };
+    // A sample is played where others work too: how long something takes there proves nothing.
+    let mut judge = Judge::new(&kinds, sample.is_none());
     judge.look_at(play(lanes, AT_ONCE, own).await, report);
     judge.look_at(play(lanes, 1, shared).await, report);
     lanes.swept(report).await;
@@ -118,14 +100,9 @@ pub async fn prove(
     for violation in lanes.violations(&audit) {
         report.violation("audit log", &violation);
     }
-    report.line(&format!(
-        "fault matrix: {count} fields, {} not met; {}; at most {} calls per object and minute",
-        judge.missed, judge.slowest, judge.most
-    ));
+    report.line(&format!("fault matrix: {count} fields, {judge}"));
     Ok(())
 }
-
-type Outcome = (Option<Cell>, Result<Lived, String>);
 
 /// Lives the fields, and some lives without any fault among them.
 async fn play(lanes: &Lanes, at_once: usize, cells: Vec<Cell>) -> Vec<Outcome> {
@@ -143,103 +120,6 @@ async fn play(lanes: &Lanes, at_once: usize, cells: Vec<Cell>) -> Vec<Outcome> {
     };
     let jobs: Vec<_> = lives.map(job).collect();
     lanes.each_of(at_once, jobs).await
-}
-
-/// What is to be said of the lives.
-struct Judge<'a> {
-    calls: &'a BTreeMap<String, usize>,
-    of_time: bool,
-    missed: usize,
-    slowest: Slowest,
-    most: usize,
-}
-
-/// The step that took longest after the end of its fault, and what it takes without one.
-#[derive(Clone, Copy, Default)]
-struct Slowest {
-    step: &'static str,
-    took: Duration,
-    usual: Duration,
-}
-
-impl Slowest {
-    fn late(&self) -> Duration {
-        self.took.saturating_sub(self.usual)
-    }
-}
-
-impl std::fmt::Display for Slowest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (took, usual) = (self.took.as_secs_f64(), self.usual.as_secs_f64());
-        let step = self.step;
-        write!(
-            f,
-            "'{step}' {took:.1} s after the fault's end, and {usual:.1} s without one"
-        )
-    }
-}
-
-impl Judge<'_> {
-    fn look_at(&mut self, lives: Vec<Outcome>, report: &mut Report) {
-        let undisturbed = lives.iter().filter(|(cell, _)| cell.is_none());
-        let usual = medians(undisturbed.filter_map(|(_, lived)| lived.as_ref().ok()));
-        if !usual.is_empty() {
-            report.line(&format!("without any fault: {usual:.1?}"));
-        }
-        for (cell, lived) in lives {
-            let name = cell.as_ref().map_or("undisturbed".to_owned(), Cell::name);
-            match (lived, &cell) {
-                (Err(problem), _) => report.violation(&name, &problem),
-                (Ok(lived), Some(cell)) => self.judge(cell, &lived, &usual, report),
-                (Ok(_), None) => {}
-            }
-        }
-    }
-
-    fn judge(
-        &mut self,
-        cell: &Cell,
-        lived: &Lived,
-        usual: &BTreeMap<&'static str, Duration>,
-        report: &mut Report,
-    ) {
-        let name = cell.name();
-        self.missed += usize::from(!lived.met);
-        let steps = lived.took.iter().map(|(step, took)| Slowest {
-            step,
-            took: *took,
-            usual: usual.get(step).copied().unwrap_or_default(),
-        });
-        let slowest = steps.max_by_key(Slowest::late).unwrap_or_default();
-        if slowest.late() > self.slowest.late() {
-            self.slowest = slowest;
-        }
-        if slowest.late() > CONVERGED && self.of_time {
-            report.violation(&name, &slowest.to_string());
-        }
-        self.most = self.most.max(lived.most);
-        let steps = match cell.is_carried_out() {
-            true => self.calls.get(&cell.kind).copied().unwrap_or(0),
-            false => 0,
-        };
-        if lived.most > MOST_CALLS + steps {
-            report.violation(&name, &format!("{} calls within a minute", lived.most));
-        }
-    }
-}
-
-/// What each step takes in the middle.
-fn medians<'a>(lives: impl Iterator<Item = &'a Lived>) -> BTreeMap<&'static str, Duration> {
-    let mut all: BTreeMap<&'static str, Vec<Duration>> = BTreeMap::new();
-    for (step, took) in lives.flat_map(|lived| &lived.took) {
-        all.entry(step).or_default().push(*took);
-    }
-    all.into_iter()
-        .map(|(step, mut took)| {
-            took.sort();
-            (step, took[took.len() / 2])
-        })
-        .collect()
 }
 
 /// The kinds of calls that a life is made of, and how many of each.
