@@ -38,6 +38,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Errors in a row.
     pub backoff: Backoff<String>,
+    /// Looks in a row at a guard that is still needed.
+    pub looks: Backoff<String>,
     /// Hooks that need none of this.
     pub living: Living,
 }
@@ -172,12 +174,17 @@ async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Actio
     }
     context.backoff.reset(&name);
     if decision.effects == [Effect::DeleteGuard] {
+        context.looks.reset(&name);
         return Ok(Action::await_change());
     }
     Ok(Action::requeue(match decision.next {
         // What was changed is looked at again rather than believed.
         Next::AwaitChange => Duration::from_secs(1),
-        Next::At(at) => Duration::try_from(at.duration_since(now)).unwrap_or_default(),
+        // What it is needed for, a pod that ends most often, wakes nobody.
+        Next::At(at) => {
+            let most = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+            context.looks.after(name, Class::Retry).min(most)
+        }
     }))
 }
 

@@ -104,6 +104,7 @@ impl Leading {
             synced: self.synced.clone(),
             metrics: self.metrics.clone(),
             backoff: Backoff::new(),
+            looks: Backoff::new(),
             living: guard::Living::default(),
         });
         let watches = Role::Replica.client(&self.clients.watches);
