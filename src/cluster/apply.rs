@@ -18,6 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+pub use record::Regarding;
+
 use super::fence::Fence;
 use super::{Act, Error, objects, said};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};

@@ -1,16 +1,19 @@
 //! The guard of a hook that is gone: looking at what there still is of it, and taking it away.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::{Client, ResourceExt};
 
 use super::apply::Writer;
 use super::observe::{Caches, canaries, hook_selector, pods, replica_sets, workload};
 use super::{Act, Error};
-use crate::api::{HookGuard, KrakeHook};
+use crate::api::{HookGuard, KrakeHook, names};
 use crate::decide::Effect;
 use crate::decide::farewell::Remains;
+use crate::decide::seen::has_finalizer;
 
-/// What there still is of the hook this guard stands for; nothing if the hook lives.
+/// What there still is of the hook this guard stands for; nothing if the hook lives. One that is going,
+/// and has our finalizer no more, is nobody's either: somebody else's may keep it for long.
 pub async fn observe(
     client: &Client,
     caches: &Caches,
@@ -23,14 +26,17 @@ pub async fn observe(
         Act::Get,
         format!("KrakeHook {namespace}/{}", hook.name),
     ))?;
-    if living.and_then(|hook| hook.uid()) == Some(hook.uid.clone()) {
+    let living = living.filter(|found| found.uid().as_ref() == Some(&hook.uid));
+    if living.is_some_and(|found| !is_left(&found.metadata)) {
         return Ok(None);
     }
     let reference = &guard.spec.workload;
     let taken = !caches
         .hooks
         .state_filter(|other| {
-            other.namespace().as_ref() == Some(namespace)
+            // The cache may not have heard yet that this one has gone.
+            other.uid().as_ref() != Some(&hook.uid)
+                && other.namespace().as_ref() == Some(namespace)
                 && other.spec.workload.name == reference.name
                 && other.spec.workload.kind == reference.kind
         })
@@ -38,6 +44,11 @@ pub async fn observe(
     let mut left = look(client, guard).await?;
     left.workload = left.workload.filter(|_| !taken);
     Ok(Some(left))
+}
+
+/// Whether a hook is going, and the hook controller has nothing more to do with it.
+pub fn is_left(hook: &ObjectMeta) -> bool {
+    hook.deletion_timestamp.is_some() && !has_finalizer(hook, names::HOOK_FINALIZER)
 }
 
 /// What there is of the hook this guard stands for, whether the hook lives or not.
@@ -100,4 +111,70 @@ pub async fn apply(writer: &Writer, remains: &Remains, effect: &Effect) -> Resul
         _ => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing;
+    use crate::testing::build::{self, NAME};
+
+    fn hook(uid: &str) -> KrakeHook {
+        let mut hook = build::hook(NAME).shutdown().hook();
+        hook.metadata.uid = Some(uid.into());
+        hook
+    }
+
+    /// What is left of hook `a`: the server has a Deployment, and what it has of the hook.
+    async fn left(there: Option<&KrakeHook>, cached: &KrakeHook) -> Option<Remains> {
+        let deployment = build::deployment(NAME).with("/metadata/uid", json!("workload"));
+        let deployment = serde_json::to_value(deployment.0).unwrap();
+        let there = there.map(|hook| serde_json::to_value(hook).unwrap());
+        let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
+            "reason": "NotFound", "message": "gone"});
+        let client = testing::answered_by(move |_, path| match path {
+            path if path.contains("/krakehooks/") => match &there {
+                Some(hook) => (200, hook.clone()),
+                None => (404, gone.clone()),
+            },
+            path if path.contains("/deployments/") => (200, deployment.clone()),
+            _ => (
+                200,
+                json!({"metadata": {}, "items": Value::Array(Vec::new())}),
+            ),
+        });
+        let (hooks, mut writer) = reflector::store();
+        writer.apply_watcher_event(&watcher::Event::Apply(cached.clone()));
+        let caches = Caches {
+            hooks,
+            ..testing::caches()
+        };
+        let guard = build::guard(NAME, "a", "guard").guard();
+        let left = observe(&client, &caches, &guard).await;
+        left.expect("everything is answered")
+    }
+
+    #[tokio::test]
+    async fn the_workload_is_another_hooks_or_was_this_ones() {
+        // The cache has not heard yet that it has gone: nobody else would let the workload go.
+        let left_of = left(None, &hook("a")).await.expect("the hook is gone");
+        assert!(left_of.workload.is_some());
+        let left_of = left(None, &hook("b")).await.expect("the hook is gone");
+        assert!(left_of.workload.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_goes_without_us_is_gone() {
+        let mut going = hook("a");
+        going.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        going.metadata.finalizers = Some(vec![names::HOOK_FINALIZER.into()]);
+        assert!(left(Some(&hook("a")), &going).await.is_none());
+        assert!(left(Some(&going), &going).await.is_none());
+        going.metadata.finalizers = Some(vec!["somebody/else".into()]);
+        assert!(left(Some(&going), &going).await.is_some());
+    }
 }

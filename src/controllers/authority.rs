@@ -18,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::backoff::{Backoff, Reopen};
+use super::everything;
 use crate::api::hook_authority::AuthorityPhase;
 use crate::api::names;
 use crate::cluster::authority::{State, read};
@@ -29,8 +30,6 @@ use crate::pki::{Authority, Ledger, Succession};
 
 /// The Secret is read now and then, whatever a watch may have missed.
 const RESYNC: Duration = Duration::from_secs(600);
-/// A watch that says nothing for this long (s) is opened anew.
-const WATCH_SECONDS: u32 = 120;
 
 /// The authorities as a replica uses them.
 #[derive(Clone, Debug, Default)]
@@ -235,9 +234,7 @@ where
         + 'static,
 {
     let api = Api::<PartialObjectMeta<K>>::namespaced(client.clone(), namespace);
-    let config = watcher::Config::default()
-        .fields(&format!("metadata.name={name}"))
-        .timeout(WATCH_SECONDS);
+    let config = everything().fields(&format!("metadata.name={name}"));
     let object = format!("{} {namespace}/{name}", K::kind(&()));
     let mut said = None;
     watcher(api, config)

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Reopen;
 use super::belongs::{by_certificate, by_departure, by_namespace, by_service, by_uid, by_workload};
+use super::everything;
 use super::feed::Feed;
 use super::readable::watch;
 use super::synced::{Synced, Waiter};
@@ -26,9 +27,6 @@ use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::addresses::{self, Addresses};
 use crate::cluster::observe::{self, Caches};
 use crate::metrics::Metrics;
-
-/// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
-const WATCH_SECONDS: u32 = 120;
 
 /// What wakes the reconcile of a hook.
 type Triggers = futures::stream::BoxStream<'static, Vec<ObjectRef<KrakeHook>>>;
@@ -220,10 +218,6 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         caches,
         changes,
     }
-}
-
-fn everything() -> watcher::Config {
-    watcher::Config::default().timeout(WATCH_SECONDS)
 }
 
 /// Managed fields are most of an object's size, and nothing decided from a cache needs them.

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::authority::InUse;
 use super::backoff::{Backoff, Reopen};
+use super::everything;
 use super::readable;
 use super::synced::{Synced, Waiter};
 use crate::api::condition::Reason;
@@ -27,7 +28,7 @@ use crate::cluster::certificates::{CertificateError, CertificateWriter};
 use crate::config::Config as Configuration;
 use crate::decide::Next;
 use crate::decide::certificate::{
-    CertificateEffect, CertificateSeen, CertificateSettings, IssueOrder, Outcome, decide,
+    CertificateEffect, CertificateSeen, CertificateSettings, IssueOrder, Outcome, decide, made_for,
 };
 use crate::metrics::{Holder, IssuanceOutcome, Metrics};
 use crate::pki::{Authority, KeyAlgorithm};
@@ -100,7 +101,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let (hooks, writer) = reflector::store();
-    let config = watcher::Config::default();
+    let config = everything();
     // Their metadata alone.
     let hooks_api = Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone());
     let hook_changes = watcher(hooks_api, config.clone())
@@ -143,6 +144,9 @@ async fn reconcile(
     let Some(certificate) = context.newest(&certificate).await? else {
         return Ok(Action::await_change());
     };
+    if look.is_left_behind(&certificate) {
+        return Ok(Action::requeue(RESYNC));
+    }
     let hook_uid = look.hook_uid(&certificate).await?;
     let in_use = context.in_use.borrow().clone();
     let Some(authority) = in_use.signer.clone() else {
@@ -383,27 +387,38 @@ impl Context {
 }
 
 impl Look {
+    /// Whether it is the operator's own, of a hook that the cache has no more: it goes with the hook's
+    /// guard, and until then nothing is asked or done for it.
+    fn is_left_behind(&self, certificate: &HookCertificate) -> bool {
+        let status = certificate.status.as_ref();
+        let recorded = status.and_then(|status| status.hook_uid.as_deref());
+        recorded.is_some()
+            && recorded == made_for(certificate)
+            && self.cached(certificate).is_none()
+    }
+
     /// Uid of the hook that a certificate names: by the cache, which may not have heard yet of the
-    /// hook that the certificate was just made for. The operator's own goes with the guard of a hook
-    /// that has gone: that one has gone is no reason to ask.
+    /// hook that the certificate was just made for.
     async fn hook_uid(
         &self,
         certificate: &HookCertificate,
     ) -> Result<Option<String>, CertificateError> {
-        let namespace = certificate.namespace().unwrap_or_default();
-        let name = &certificate.spec.hook.name;
-        let cached = self
-            .hooks
-            .get(&ObjectRef::new(name).within(&namespace))
-            .and_then(|hook| hook.metadata.uid.clone());
         let status = certificate.status.as_ref();
         let recorded = status.and_then(|status| status.hook_uid.clone());
-        let owners = certificate.owner_references();
-        match (cached, recorded) {
-            (None, Some(uid)) if owners.iter().any(|owner| owner.name == uid) => Ok(Some(uid)),
-            (Some(uid), recorded) if recorded.as_ref().is_none_or(|r| *r == uid) => Ok(Some(uid)),
-            _ => Ok(self.context.writer.hook_uid(&namespace, name).await?),
+        match self.cached(certificate) {
+            Some(uid) if recorded.as_ref().is_none_or(|r| *r == uid) => Ok(Some(uid)),
+            _ => {
+                let namespace = certificate.namespace().unwrap_or_default();
+                let name = &certificate.spec.hook.name;
+                Ok(self.context.writer.hook_uid(&namespace, name).await?)
+            }
         }
+    }
+
+    fn cached(&self, certificate: &HookCertificate) -> Option<String> {
+        let namespace = certificate.namespace().unwrap_or_default();
+        let hook = ObjectRef::new(&certificate.spec.hook.name).within(&namespace);
+        self.hooks.get(&hook).and_then(|hook| hook.uid())
     }
 }
 

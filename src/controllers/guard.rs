@@ -1,6 +1,6 @@
 //! Guards of hooks that are gone: each stays until nothing needs it, then it goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,13 +14,14 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 
 use super::backoff::{Backoff, Reopen};
+use super::everything;
 use super::readable;
 use super::synced::Waiter;
-use crate::api::{HookGuard, KrakeHook, names};
+use crate::api::{HookGuard, KrakeHook};
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::Caches;
-use crate::cluster::{Class, Error, remains};
-use crate::decide::seen::has_finalizer;
+use crate::cluster::remains::{self, is_left};
+use crate::cluster::{Class, Error};
 use crate::decide::{Effect, Next, farewell};
 use crate::metrics::Metrics;
 
@@ -38,8 +39,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Errors in a row.
     pub backoff: Backoff<String>,
-    /// Looks in a row at a guard that is still needed.
-    pub looks: Backoff<String>,
+    /// Looks in a row at guards that are still needed.
+    pub looks: Looks,
     /// Hooks that need none of this.
     pub living: Living,
 }
@@ -61,6 +62,29 @@ impl Living {
     }
 }
 
+/// Looks in a row at guards that are still needed: the pods of a hook that is gone end soon, or not at
+/// all.
+#[derive(Debug, Default)]
+pub struct Looks(Mutex<HashMap<String, u32>>);
+
+impl Looks {
+    const FIRST: Duration = Duration::from_secs(2);
+
+    /// The wait after one more, twice that of the one before.
+    fn again(&self, guard: String) -> Duration {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = all.entry(guard).or_default();
+        let wait = Self::FIRST.saturating_mul(1 << (*looks).min(8));
+        *looks = looks.saturating_add(1);
+        wait
+    }
+
+    fn end(&self, guard: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(guard);
+    }
+}
+
 /// Runs until `shutdown`.
 pub async fn run(
     context: Arc<Context>,
@@ -69,20 +93,15 @@ pub async fn run(
 ) {
     let hooks = watcher(
         Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone()),
-        watcher::Config::default(),
+        everything(),
     )
     .backoff(Reopen::default());
     let (store, writer) = reflector::store();
     let left_alone = left_alone(hooks, store.clone(), context.living.clone());
-    let guards = readable::watch(
-        watches,
-        watcher::Config::default(),
-        &store,
-        &context.metrics,
-    )
-    .backoff(Reopen::default())
-    .reflect(writer)
-    .touched_objects();
+    let guards = readable::watch(watches, everything(), &store, &context.metrics)
+        .backoff(Reopen::default())
+        .reflect(writer)
+        .touched_objects();
     Controller::for_stream(guards, store)
         .with_config(Config::default().concurrency(4))
         .reconcile_on(left_alone)
@@ -105,7 +124,7 @@ fn left_alone<K: Resource>(
     let mut listed = BTreeSet::new();
     let woken = move |event: watcher::Event<K>| match event {
         watcher::Event::Delete(hook) => goes(&living, &hook),
-        watcher::Event::Apply(hook) if is_left(&hook) => goes(&living, &hook),
+        watcher::Event::Apply(hook) if is_left(hook.meta()) => goes(&living, &hook),
         watcher::Event::Apply(hook) => {
             living.all().extend(hook.meta().uid.clone());
             Vec::new()
@@ -115,7 +134,7 @@ fn left_alone<K: Resource>(
             Vec::new()
         }
         watcher::Event::InitApply(hook) => {
-            listed.extend(hook.meta().uid.clone().filter(|_| !is_left(&hook)));
+            listed.extend(hook.meta().uid.clone().filter(|_| !is_left(hook.meta())));
             Vec::new()
         }
         watcher::Event::InitDone => {
@@ -134,12 +153,6 @@ fn left_alone<K: Resource>(
         })
         .map(woken)
         .flat_map(stream::iter)
-}
-
-/// Whether a hook is going, and the hook controller has nothing more to do with it.
-fn is_left(hook: &impl Resource) -> bool {
-    let meta = hook.meta();
-    meta.deletion_timestamp.is_some() && !has_finalizer(meta, names::HOOK_FINALIZER)
 }
 
 fn goes(living: &Living, hook: &impl Resource) -> Vec<ObjectRef<HookGuard>> {
@@ -174,7 +187,7 @@ async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Actio
     }
     context.backoff.reset(&name);
     if decision.effects == [Effect::DeleteGuard] {
-        context.looks.reset(&name);
+        context.looks.end(&name);
         return Ok(Action::await_change());
     }
     Ok(Action::requeue(match decision.next {
@@ -183,7 +196,7 @@ async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Actio
         // What it is needed for, a pod that ends most often, wakes nobody.
         Next::At(at) => {
             let most = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-            context.looks.after(name, Class::Retry).min(most)
+            context.looks.again(name).min(most)
         }
     }))
 }
@@ -214,6 +227,7 @@ fn on_error(guard: Arc<HookGuard>, error: &Error, context: Arc<Context>) -> Acti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::names;
     use crate::testing;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -303,5 +317,15 @@ mod tests {
         twice.extend([Init, InitApply(hook("b")), InitDone]);
         assert_eq!(told(twice).await.1, lives(&["b"]));
         assert!(told(vec![Init, InitApply(hook("a"))]).await.1.is_empty());
+    }
+
+    #[test]
+    fn what_is_still_needed_is_looked_at_ever_less_often() {
+        let looks = Looks::default();
+        let waits: Vec<_> = (0..4).map(|_| looks.again("a".into()).as_secs()).collect();
+        assert_eq!(waits, [2, 4, 8, 16]);
+        assert_eq!(looks.again("b".into()), Looks::FIRST);
+        looks.end("a");
+        assert_eq!(looks.again("a".into()), Looks::FIRST);
     }
 }

@@ -18,7 +18,7 @@ use super::feed::Feed;
 use super::synced::Waiter;
 use crate::api::KrakeHook;
 use crate::callout::Calls;
-use crate::cluster::apply::Writer;
+use crate::cluster::apply::{Regarding, Writer};
 use crate::cluster::observe::{Caches, observe, workload};
 use crate::cluster::{Act, Class, Error};
 use crate::decide::seen::{CallsMade, Secrets};
@@ -166,35 +166,43 @@ fn on_error(hook: Arc<KrakeHook>, error: &Error, context: Arc<Context>) -> Actio
 }
 
 impl Context {
-    /// One after the other, until one fails. Events are made afterwards, so that no removal waits for
-    /// them: each that was come to, whatever fails later.
+    /// One after the other, until one fails. Events follow the status that they tell of, and nothing
+    /// waits for them: what comes after it is done meanwhile.
     async fn carry_out_all(
         &self,
         object: &ObjectRef<KrakeHook>,
         seen: &mut Seen,
         effects: &[Effect],
     ) -> Result<(), Error> {
-        // Events are about what there was.
-        let (mut notices, workload) = (Vec::new(), seen.workload.clone());
-        let mut done = Ok(());
-        for effect in effects {
-            if let Effect::Event(notice) = effect {
-                notices.push(notice);
-                continue;
-            }
-            done = self.carry_out(object, seen, effect).await;
-            if done.is_err() {
-                break;
-            }
+        let is_event = |effect: &&Effect| matches!(effect, Effect::Event(_));
+        let first = effects.iter().position(|effect| is_event(&effect));
+        let (before, rest) = effects.split_at(first.unwrap_or(effects.len()));
+        let (events, after): (Vec<_>, Vec<_>) = rest.iter().partition(is_event);
+        for effect in before {
+            self.carry_out(object, seen, effect).await?;
         }
-        for notice in notices {
-            self.writer
-                .tell_of(&seen.hook, workload.as_ref(), notice)
-                .await;
+        // The workload may be gone when they are made.
+        let about = Regarding::of(seen);
+        let told = async {
+            for event in events {
+                self.tell(object, &about, event).await;
+            }
+        };
+        let acted = async {
+            for effect in after {
+                self.carry_out(object, seen, effect).await?;
+            }
+            Ok(())
+        };
+        futures::join!(told, acted).1
+    }
+
+    async fn tell(&self, object: &ObjectRef<KrakeHook>, about: &Regarding, event: &Effect) {
+        if let Effect::Event(notice) = event {
+            self.writer.tell_of(about, notice).await;
             tracing::info!(hook = %object, reason = notice.reason, note = notice.note, "event");
-            self.metrics.effect("Event");
+            self.metrics.effect(label(event));
         }
-        done
     }
 
     async fn carry_out(

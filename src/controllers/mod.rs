@@ -17,3 +17,13 @@ pub mod keeper;
 pub mod readable;
 pub mod refused;
 pub mod synced;
+
+use kube::runtime::watcher;
+
+/// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
+const WATCH_SECONDS: u32 = 120;
+
+/// A watch of everything of a kind.
+fn everything() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}

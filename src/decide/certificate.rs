@@ -201,6 +201,14 @@ pub fn decide(
     }
 }
 
+/// Uid of the hook that the operator made a certificate for; none of a user's.
+pub fn made_for(certificate: &HookCertificate) -> Option<&str> {
+    match Subject::of(certificate) {
+        Subject::Generated { hook_uid, .. } => Some(hook_uid),
+        Subject::Users => None,
+    }
+}
+
 /// Whose certificate it is.
 enum Subject<'a> {
     /// The operator made it for the hook of this uid.

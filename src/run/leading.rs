@@ -104,7 +104,7 @@ impl Leading {
             synced: self.synced.clone(),
             metrics: self.metrics.clone(),
             backoff: Backoff::new(),
-            looks: Backoff::new(),
+            looks: guard::Looks::default(),
             living: guard::Living::default(),
         });
         let watches = Role::Replica.client(&self.clients.watches);

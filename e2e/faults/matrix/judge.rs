@@ -43,8 +43,9 @@ struct Slowest {
 }
 
 impl Slowest {
+    /// An operator that is slow without any fault is not to be excused by that.
     fn late(&self) -> Duration {
-        self.took.saturating_sub(self.usual)
+        self.took.saturating_sub(self.usual.min(CONVERGED / 2))
     }
 }
 

@@ -7,7 +7,7 @@ use kube::runtime::events::{Event, EventType};
 use serde_json::{Value, json};
 
 use super::{Writer, without_finalizer};
-use crate::api::{KrakeHook, names};
+use crate::api::names;
 use crate::cluster::{Act, Error, objects};
 use crate::decide::seen::Notice;
 use crate::decide::{Fact, Seen, Workload};
@@ -92,12 +92,11 @@ impl Writer {
 
     /// Events are for people; one that cannot be written stops nothing.
     pub(super) async fn tell(&self, seen: &Seen, notice: &Notice) {
-        self.tell_of(&seen.hook, seen.workload.as_ref(), notice)
-            .await;
+        self.tell_of(&Regarding::of(seen), notice).await;
     }
 
-    /// An Event about a hook and, where the notice says so, the workload that it has or had.
-    pub async fn tell_of(&self, hook: &KrakeHook, workload: Option<&Workload>, notice: &Notice) {
+    /// An Event about a hook and, where the notice says so, its workload.
+    pub async fn tell_of(&self, about: &Regarding, notice: &Notice) {
         let event = |secondary| Event {
             type_: if notice.warning {
                 EventType::Warning
@@ -109,8 +108,7 @@ impl Writer {
             action: notice.reason.to_owned(),
             secondary,
         };
-        let hook = hook.object_ref(&());
-        let workload = workload.map(reference);
+        let Regarding { hook, workload } = about.clone();
         let mut regarding: Vec<(ObjectReference, Option<ObjectReference>)> =
             vec![(hook.clone(), workload.clone())];
         if let Some(workload) = workload.filter(|_| notice.on_workload) {
@@ -120,6 +118,23 @@ impl Writer {
             if let Err(error) = self.recorder.publish(&event(secondary), &reference).await {
                 tracing::debug!(%error, reason = notice.reason, "cannot write an Event");
             }
+        }
+    }
+}
+
+/// What Events are about, as it was seen.
+#[derive(Clone, Debug)]
+pub struct Regarding {
+    hook: ObjectReference,
+    workload: Option<ObjectReference>,
+}
+
+impl Regarding {
+    /// The hook and the workload that it has.
+    pub fn of(seen: &Seen) -> Self {
+        Self {
+            hook: seen.hook.object_ref(&()),
+            workload: seen.workload.as_ref().map(reference),
         }
     }
 }
