@@ -21,6 +21,7 @@ use krake_hooks::api::condition::{self, ConditionType};
 use crate::audit::{self, Audit};
 use crate::lane::Lane;
 use crate::lanes::Lanes;
+use crate::proxy::journal::Line;
 use crate::proxy::plan::{Fault, Match, Rule, Times};
 use crate::report::Report;
 use crate::seed::Seed;
@@ -276,16 +277,17 @@ async fn live(lane: &Arc<Lane>, cell: Option<&Cell>) -> Result<Lived, String> {
     lane.operator.ready().await?;
     let subject = Subject::new(lane, "life");
     let (began, mut steps) = (Instant::now(), Steps::new());
+    let mark = lane.proxy.journal.mark();
     let Some(cell) = cell else {
         let lived = life(&subject, &mut steps).await;
         lived.map_err(|e| format!("{}: {e}", subject.name))?;
         return Ok(Lived {
             met: false,
             took: steps.after(began),
-            most: 0,
+            met_most: 0,
+            writes: busiest(lane, mark, &subject, Line::changes),
         });
     };
-    let mark = lane.proxy.journal.mark();
     let rule = lane.proxy.plan.add(cell.rule(&subject));
     if cell.kind.starts_with("watch ") {
         // A fault of a watch begins with it.
@@ -300,10 +302,14 @@ async fn live(lane: &Arc<Lane>, cell: Option<&Cell>) -> Result<Lived, String> {
         (_, _, Some(last)) => last + cell.lasts(),
         _ => began,
     };
+    let met = busiest(lane, mark, &subject, |line| {
+        line.kind() == cell.kind && line.done.is_some()
+    });
     Ok(Lived {
         met: applied.count > 0,
         took: steps.after(over),
-        most: most_in_a_minute(lane, mark, &subject, &cell.kind),
+        met_most: met.into_values().max().unwrap_or(0),
+        writes: busiest(lane, mark, &subject, Line::changes),
     })
 }
 
@@ -339,23 +345,30 @@ async fn life(subject: &Subject, steps: &mut Steps) -> Result<(), String> {
     steps.step("swept away", subject.sweep_away()).await
 }
 
-/// The busiest minute of the busiest object, among calls of the kind that met the fault.
-fn most_in_a_minute(lane: &Lane, mark: usize, subject: &Subject, kind: &str) -> usize {
-    let mut calls: BTreeMap<String, Vec<Timestamp>> = BTreeMap::new();
+/// Of each kind of call, the busiest minute of the busiest object.
+fn busiest(
+    lane: &Lane,
+    mark: usize,
+    subject: &Subject,
+    counted: impl Fn(&Line) -> bool,
+) -> BTreeMap<String, usize> {
+    let mut calls: BTreeMap<(String, String), Vec<Timestamp>> = BTreeMap::new();
     for line in lane.proxy.journal.since(mark, &subject.needles) {
-        if line.kind() == kind && line.done.is_some() {
-            calls.entry(line.object()).or_default().push(line.at);
+        if counted(&line) {
+            let object = (line.kind(), line.object());
+            calls.entry(object).or_default().push(line.at);
         }
     }
     let minute = jiff::SignedDuration::from_secs(60);
-    let busiest = |times: &Vec<Timestamp>| {
-        let from = times.iter();
-        from.map(|from| {
-            let within = |at: &&Timestamp| **at >= *from && at.duration_since(*from) < minute;
-            times.iter().filter(within).count()
-        })
-        .max()
-        .unwrap_or(0)
-    };
-    calls.values().map(busiest).max().unwrap_or(0)
+    let mut kinds = BTreeMap::new();
+    for ((kind, _), times) in calls {
+        let within = |from: &Timestamp| {
+            let after = times.iter().map(|at| at.duration_since(*from));
+            after.filter(|d| !d.is_negative() && *d < minute).count()
+        };
+        let most = times.iter().map(within).max().unwrap_or(0);
+        let known = kinds.entry(kind).or_insert(0);
+        *known = most.max(*known);
+    }
+    kinds
 }

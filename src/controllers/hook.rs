@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::backoff::{Backoff, Reopen};
 use super::feed::Feed;
+use super::provided::Provided;
 use super::synced::Waiter;
 use crate::api::KrakeHook;
 use crate::callout::Calls;
@@ -60,6 +61,8 @@ pub struct Context {
     pub asked: Mutex<HashMap<String, Timestamp>>,
     /// What wakes: told which looks found nothing to do.
     pub feed: Feed,
+    /// What this process has put in place and the caches may not have heard of.
+    pub provided: Provided,
     /// Hooks that this process has written and the cache may not have heard of.
     pub written: Mutex<HashMap<String, Written>>,
 }
@@ -109,6 +112,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     }
     let mut seen = seen?;
     let uid = seen.hook_uid().to_owned();
+    let believed = context.provided.fill_in(&mut seen, Timestamp::now());
     seen.injections = context.injected_lately(&uid, Timestamp::now());
     seen.secrets = context.may_ask(&uid, Timestamp::now());
     let (mut rounds, mut overtaken) = (0, 0);
@@ -145,7 +149,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     if seen.hook.metadata.deletion_timestamp.is_some() && seen.hook.finalizers().is_empty() {
         context.forget(&uid);
     }
-    Ok(Action::requeue(match next {
+    Ok(Action::requeue(match next.earliest(believed) {
         Next::AwaitChange => RESYNC,
         Next::At(at) => wait_until(at).min(RESYNC),
     }))
@@ -234,6 +238,7 @@ impl Context {
             all.entry(seen.hook_uid().to_owned()).or_default().push(now);
             seen.injections.push(now);
         }
+        self.provided.note(seen.hook_uid(), &fact, Timestamp::now());
         if let Fact::Hook(hook) = &fact {
             self.wrote(&seen.hook, hook);
         }
@@ -325,6 +330,7 @@ impl Context {
 
     fn forget(&self, uid: &str) {
         self.calls.forget(uid);
+        self.provided.forget(uid);
         self.written
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -38,9 +38,9 @@ impl Plan<'_> {
                 c.metadata.name.as_deref() == Some(&canary)
                     && c.metadata.deletion_timestamp.is_some()
             }) {
-                self.then.push(Effect::RemoveCanary { name: canary });
+                self.hold.push(Effect::RemoveCanary { name: canary });
             }
-            self.then.push(Effect::CreateCanary { workload_uid: uid });
+            self.hold.push(Effect::CreateCanary { workload_uid: uid });
         }
         held && guarded && watched
     }
@@ -77,8 +77,8 @@ impl Plan<'_> {
                 owner.uid == uid || sets.any(|set| set.uid.as_deref() == Some(&owner.uid))
             });
         let complete = lacking.is_empty() && all_known;
-        lacking.retain(|effect| !self.then.contains(effect));
-        self.then.extend(lacking);
+        lacking.retain(|effect| !self.hold.contains(effect));
+        self.hold.extend(lacking);
         complete
     }
 

@@ -70,6 +70,8 @@ pub(super) struct Plan<'a> {
     pub now: Timestamp,
     /// The status as it is to be.
     pub status: KrakeHookStatus,
+    /// What makes a removal wait: guards and canary.
+    pub hold: Vec<Effect>,
     /// What makes facts that the rest depends on; while there is any, there is nothing else.
     pub first: Vec<Effect>,
     /// What people are told once the status says it.
@@ -93,6 +95,7 @@ impl<'a> Plan<'a> {
             settings,
             now,
             status,
+            hold: Vec::new(),
             first: Vec::new(),
             notices: Vec::new(),
             then: Vec::new(),
@@ -304,25 +307,19 @@ impl<'a> Plan<'a> {
     }
 
     fn finish(mut self) -> Decision {
-        // Guards depend on nothing that is yet to be written, and must not wait for it.
-        // The rest is decided with them in place: a status that comes and goes with each new pod
-        // tells nobody anything.
-        let (mut effects, then): (Vec<_>, Vec<_>) = std::mem::take(&mut self.then)
-            .into_iter()
-            .partition(|effect| matches!(effect, Effect::Guard(_)));
-        if !effects.is_empty() {
-            return Decision {
-                effects,
-                next: Next::AwaitChange,
-            };
+        // What holds depends on nothing that is yet to be written, and must not wait for it.
+        // The rest is decided with it in place: a status that comes and goes with each new pod, or
+        // with each look at a cache that has not heard of the canary, tells nobody anything, and
+        // would be a change to look at again.
+        for effects in [self.hold, self.first] {
+            if !effects.is_empty() {
+                return Decision {
+                    effects,
+                    next: Next::AwaitChange,
+                };
+            }
         }
-        if !self.first.is_empty() {
-            effects.extend(self.first);
-            return Decision {
-                effects,
-                next: Next::AwaitChange,
-            };
-        }
+        let mut effects = Vec::new();
         let generation = self.seen.hook.metadata.generation;
         self.status.observed_generation = generation;
         let findings: Vec<_> = self.findings.into_values().collect();
@@ -343,7 +340,7 @@ impl<'a> Plan<'a> {
             effects.push(Effect::WriteStatus(Box::new(self.status)));
             effects.extend(self.notices);
         }
-        effects.extend(then);
+        effects.extend(self.then);
         Decision {
             effects,
             next: self.next,

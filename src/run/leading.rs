@@ -29,6 +29,7 @@ use crate::controllers::authority::{self, InUse};
 use crate::controllers::backoff::Backoff;
 use crate::controllers::election::Tasks;
 use crate::controllers::feed::Feed;
+use crate::controllers::provided::Provided;
 use crate::controllers::synced::Waiter;
 use crate::controllers::{certificate, guard, hook, keeper};
 use crate::decide::Settings;
@@ -185,6 +186,7 @@ impl Leading {
             feed: self.feed.clone(),
             injections: Mutex::default(),
             asked: Mutex::default(),
+            provided: Provided::default(),
             written: Mutex::default(),
         });
         let called = UnboundedReceiverStream::new(called);

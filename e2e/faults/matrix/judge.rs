@@ -18,8 +18,10 @@ pub struct Lived {
     pub met: bool,
     /// What each step took, counted from the end of the fault.
     pub took: Vec<(&'static str, Duration)>,
-    /// Calls of one kind to one object within a minute, at most.
-    pub most: usize,
+    /// Calls that met the fault, to one object within a minute, at most.
+    pub met_most: usize,
+    /// Writes of each kind to one object within a minute, at most.
+    pub writes: BTreeMap<String, usize>,
 }
 
 /// A field, or none for a life without a fault; and what became of it.
@@ -76,9 +78,9 @@ impl<'a> Judge<'a> {
     /// Judges what was played side by side.
     pub fn look_at(&mut self, lives: Vec<Outcome>, report: &mut Report) {
         let undisturbed = lives.iter().filter(|(cell, _)| cell.is_none());
-        let usual = medians(undisturbed.filter_map(|(_, lived)| lived.as_ref().ok()));
-        if !usual.is_empty() {
-            report.line(&format!("without any fault: {usual:.1?}"));
+        let usual = Usual::of(undisturbed.filter_map(|(_, lived)| lived.as_ref().ok()));
+        if !usual.took.is_empty() {
+            report.line(&format!("without any fault: {:.1?}", usual.took));
         }
         for (cell, lived) in lives {
             let name = cell.as_ref().map_or("undisturbed".to_owned(), Cell::name);
@@ -90,19 +92,13 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn judge(
-        &mut self,
-        cell: &Cell,
-        lived: &Lived,
-        usual: &BTreeMap<&'static str, Duration>,
-        report: &mut Report,
-    ) {
+    fn judge(&mut self, cell: &Cell, lived: &Lived, usual: &Usual, report: &mut Report) {
         let name = cell.name();
         self.missed += usize::from(!lived.met);
         let steps = lived.took.iter().map(|(step, took)| Slowest {
             step,
             took: *took,
-            usual: usual.get(step).copied().unwrap_or_default(),
+            usual: usual.took.get(step).copied().unwrap_or_default(),
         });
         let slowest = steps.max_by_key(Slowest::late).unwrap_or_default();
         if slowest.late() > self.slowest.late() {
@@ -111,13 +107,22 @@ impl<'a> Judge<'a> {
         if slowest.late() > CONVERGED && self.of_time {
             report.violation(&name, &slowest.to_string());
         }
-        self.most = self.most.max(lived.most);
+        self.most = self.most.max(lived.met_most);
         let steps = match cell.is_carried_out() {
             true => self.calls.get(&cell.kind).copied().unwrap_or(0),
             false => 0,
         };
-        if lived.most > MOST_CALLS + steps {
-            report.violation(&name, &format!("{} calls within a minute", lived.most));
+        if lived.met_most > MOST_CALLS + steps {
+            let most = lived.met_most;
+            report.violation(&name, &format!("{most} calls within a minute"));
+        }
+        // And nothing else is written again and again because of it.
+        for (kind, count) in &lived.writes {
+            let without = usual.writes.get(kind).copied().unwrap_or(0);
+            if *count > MOST_CALLS + without && !usual.writes.is_empty() {
+                let complaint = format!("{count} {kind} within a minute, and {without} without it");
+                report.violation(&name, &complaint);
+            }
         }
     }
 }
@@ -137,16 +142,34 @@ impl std::fmt::Display for Judge<'_> {
     }
 }
 
-/// What each step takes in the middle.
-fn medians<'a>(lives: impl Iterator<Item = &'a Lived>) -> BTreeMap<&'static str, Duration> {
-    let mut all: BTreeMap<&'static str, Vec<Duration>> = BTreeMap::new();
-    for (step, took) in lives.flat_map(|lived| &lived.took) {
-        all.entry(step).or_default().push(*took);
-    }
-    all.into_iter()
-        .map(|(step, mut took)| {
+/// Lives without any fault.
+#[derive(Default)]
+struct Usual {
+    /// What each step takes, in the middle.
+    took: BTreeMap<&'static str, Duration>,
+    /// Writes of each kind to one object within a minute, at most.
+    writes: BTreeMap<String, usize>,
+}
+
+impl Usual {
+    fn of<'a>(lives: impl Iterator<Item = &'a Lived>) -> Self {
+        let (mut all, mut usual) = (
+            BTreeMap::<&'static str, Vec<Duration>>::new(),
+            Self::default(),
+        );
+        for lived in lives {
+            for (step, took) in &lived.took {
+                all.entry(step).or_default().push(*took);
+            }
+            for (kind, count) in &lived.writes {
+                let most = usual.writes.entry(kind.clone()).or_insert(0);
+                *most = (*most).max(*count);
+            }
+        }
+        for (step, mut took) in all {
             took.sort();
-            (step, took[took.len() / 2])
-        })
-        .collect()
+            usual.took.insert(step, took[took.len() / 2]);
+        }
+        usual
+    }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::operator::Operator;
 use super::stories;
 use crate::api::{HookKind, names};
-use crate::decide::{Effect, hook};
+use crate::decide::{Effect, Seen, hook};
 use crate::testing::build;
 
 fn armed(hook: stories::Step) -> Operator {
@@ -138,4 +138,42 @@ fn a_set_that_came_while_the_operator_was_away_is_guarded_during_the_hold() {
         "{}",
         operator.world.summary()
     );
+}
+
+/// A cache is behind for as long as its watch is: what it lacks is written again, and that is all. A
+/// status that came and went would be a change, and each change a look at the same cache.
+#[test]
+fn a_cache_that_is_behind_changes_no_status_and_tells_nobody() {
+    let forgets: [fn(&mut Seen); 5] = [
+        |seen| seen.config_map = None,
+        |seen| seen.canaries.clear(),
+        |seen| seen.certificate = None,
+        |seen| seen.guard = None,
+        |seen| {
+            seen.config_map = None;
+            seen.canaries.clear();
+        },
+    ];
+    let settings = build::settings("leader-0", true);
+    for (place, forget) in forgets.into_iter().enumerate() {
+        let mut operator = armed(stories::quiet_hook);
+        let mut seen = operator.world.observe(build::NAME).unwrap();
+        forget(&mut seen);
+        let mut rounds = 0;
+        loop {
+            let decision = hook::decide(&seen, &settings, operator.world.now);
+            if decision.effects.is_empty() {
+                break;
+            }
+            rounds += 1;
+            assert!(rounds < 8, "{place}: {:?}", decision.effects);
+            for effect in &decision.effects {
+                let told = matches!(effect, Effect::WriteStatus(_) | Effect::Event(_));
+                assert!(!told, "{place}: {effect:?}");
+                let fact = operator.world.apply(&seen, effect).unwrap();
+                seen.absorb(fact);
+            }
+        }
+        assert!(rounds > 0, "{place}: nothing was missed");
+    }
 }
