@@ -28,6 +28,7 @@ async fn an_acknowledgement_that_nobody_asked_for_is_refused_and_disarms_nothing
     let pods = [armed.app.uid.clone()];
     let answer = armed.app.acknowledge(HookKind::Shutdown).await;
     answer.is_refused(409, "NotAsked");
+    stage.told("NotAsked").await;
     let hook = stage.hook("app").await.expect("the hook is there");
     assert!(status(&hook).acknowledgements.is_empty(), "nothing is kept");
 
@@ -49,6 +50,7 @@ async fn an_acknowledgement_after_the_deadline_is_refused(stage: Stage) {
     stage.ended("app", Outcome::TimedOut).await;
     let answer = late.acknowledge(HookKind::Shutdown).await;
     answer.is_refused(409, "Late");
+    stage.told("Late").await;
 }
 
 async fn one_that_counted_may_be_repeated_and_another_one_is_late(stage: Stage) {
@@ -64,6 +66,7 @@ async fn one_that_counted_may_be_repeated_and_another_one_is_late(stage: Stage) 
     let again = same.acknowledge(HookKind::Shutdown).await;
     assert_eq!(again.counts().body["replayed"], true, "{again:?}");
     assert_eq!(again.body["request"], first.body["request"]);
+    stage.told("Repeated").await;
 
     let url = same.environment("KRAKE_SHUTDOWN_ENDPOINT").await;
     let token = same.environment("KRAKE_TOKEN").await;

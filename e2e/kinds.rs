@@ -76,6 +76,8 @@ pub fn stories() -> Vec<Story> {
         a_job_completes_and_goes,
         a_pod_completes_and_goes,
         a_stateful_set_stops_and_starts,
+        a_replica_set_stops_and_starts,
+        a_replication_controller_stops_and_starts,
         a_job_stops_and_starts,
         a_replica_set_of_a_deployment_is_left_to_it,
         what_a_kind_cannot_do_is_refused,
@@ -400,6 +402,14 @@ async fn a_pod_completes_and_goes(stage: Stage) {
 
 async fn a_stateful_set_stops_and_starts(stage: Stage) {
     stops_and_starts(stage, WorkloadKind::StatefulSet).await;
+}
+
+async fn a_replica_set_stops_and_starts(stage: Stage) {
+    stops_and_starts(stage, WorkloadKind::ReplicaSet).await;
+}
+
+async fn a_replication_controller_stops_and_starts(stage: Stage) {
+    stops_and_starts(stage, WorkloadKind::ReplicationController).await;
 }
 
 /// It is suspended, and goes on.

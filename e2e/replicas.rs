@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::EvictParams;
+use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use krake_hooks::api::condition::ConditionType;
@@ -24,6 +26,7 @@ pub fn stories() -> Vec<Story> {
     ];
     stories.extend(crate::stories![Alone:
         a_rolling_update_of_the_operator_fails_no_acknowledgement,
+        a_drain_takes_one_replica_after_the_other_and_who_goes_gives_the_lease_back,
         a_leader_stopped_for_twice_its_lease_writes_nothing_when_it_goes_on,
     ]);
     stories
@@ -103,6 +106,34 @@ async fn a_rolling_update_of_the_operator_fails_no_acknowledgement(stage: Stage)
         4,
         "every kind of client was answered"
     );
+}
+
+async fn a_drain_takes_one_replica_after_the_other_and_who_goes_gives_the_lease_back(stage: Stage) {
+    let operator = stage.cluster.operator().await;
+    let before = operator.ready().await;
+    let pods: Api<Pod> = Api::namespaced(stage.client.clone(), NAMESPACE);
+    let evict = async |pod: &Pod| {
+        let evicted = pods.evict(&pod.name_any(), &EvictParams::default()).await;
+        evicted.map(|_| ()).map_err(|error| error.to_string())
+    };
+    // The budget's controller may not have counted the pods yet.
+    until("the first one is evicted", SOON, async || {
+        evict(&before[0]).await
+    })
+    .await;
+    let refused = evict(&before[1]).await;
+    let refused = refused.expect_err("the second one stays");
+    assert!(refused.contains("disruption budget"), "{refused}");
+    operator.ready().await;
+    until("the second one is evicted", SOON, async || {
+        evict(&before[1]).await
+    })
+    .await;
+    operator.ready().await;
+
+    operator.leave().await;
+    assert_eq!(operator.lease_holder().await, Ok(String::new()));
+    operator.come_back().await;
 }
 
 /// The leader is stopped as by a hypervisor, and goes on while there is much to do.

@@ -101,6 +101,7 @@ async fn a_failed_acknowledgement_is_shown_and_does_not_count(stage: Stage) {
         .await;
     let shown = &status(&hook).acknowledgements[&format!("shutdown.{}", armed.app.uid)];
     assert_eq!(shown.message.as_deref(), Some("disk full"));
+    stage.told("Failure").await;
     armed
         .pods
         .stay_untouched(&pods, Duration::from_secs(3))

@@ -84,6 +84,10 @@ async fn a_stop_waits_for_the_app_and_an_autoscaler_leaves_it_at_zero_until_it_i
     .await;
     assert_eq!(replicas(&stage).await, Ok(0));
 
+    // What gives it its replicas back is the operator.
+    stage
+        .kubectl(&["delete", "horizontalpodautoscaler", "app"])
+        .await;
     set_state(&stage, "Running").await;
     await_replicas(&stage, 2).await;
     stage.phase("app", Phase::Armed).await;

@@ -26,6 +26,8 @@ pub enum Bug {
     ReleaseUnclosed,
     /// A deletion that leaves the pods running is taken for a removal.
     OrphansDeleted,
+    /// What such a deletion leaves keeps its guard.
+    GuardNotStripped,
     /// A request is taken over with the deadline of the process that is gone.
     DeadlineKept,
     /// A hook that is deleted disarms its workload at once.
@@ -84,7 +86,7 @@ impl Planted {
 #[cfg(feature = "planted-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AnswerBeforeWrite,
         Self::LostAnswerCounts,
         Self::UnaskedCounts,
@@ -94,6 +96,7 @@ impl Bug {
         Self::FinalizerFirst,
         Self::ReleaseUnclosed,
         Self::OrphansDeleted,
+        Self::GuardNotStripped,
         Self::DeadlineKept,
         Self::DisarmedAtOnce,
         Self::CanaryForgotten,

@@ -18,9 +18,9 @@ use crate::state;
 use crate::subject::Subject;
 
 /// Nothing is written for so long once all is done.
-const SILENCE: Duration = Duration::from_millis(1500);
+pub const SILENCE: Duration = Duration::from_millis(1500);
 /// And it falls silent within this.
-const SILENT_WITHIN: Duration = Duration::from_secs(20);
+pub const SILENT_WITHIN: Duration = Duration::from_secs(20);
 /// A point that a run does not come to, because two writes have become one, is tried again.
 const TRIES: usize = 3;
 

@@ -130,6 +130,7 @@ pub async fn prove(
         }
     }
     lanes.swept(report).await;
+    lanes.silent(report).await;
     let audit = Audit::since(&lanes.cluster.audit_log, mark, &lanes.prefix)?;
     for violation in lanes.violations(&audit) {
         report.violation("audit log", &violation);

@@ -65,8 +65,12 @@ pub async fn prove(
     let mut replicas = Vec::new();
     let roles: Api<Role> = Api::namespaced(cluster.client.clone(), SYSTEM);
     let election = roles.get_opt(ELECTION).await.map_err(|e| e.to_string())?;
-    let side_by_side = if election.is_some() { 2 } else { 1 };
-    for number in 0..side_by_side {
+    if election.is_none() {
+        return Err(format!(
+            "there is no Role {ELECTION}: two operators cannot take turns"
+        ));
+    }
+    for number in 0..2 {
         replicas.push(replica(cluster, binary, &format!("{namespace}-{number}")).await?);
     }
     let replicas = Arc::new(replicas);

@@ -12,7 +12,8 @@ use krake_hooks::api::WorkloadKind;
 use crate::audit::Audit;
 use crate::check::{self, Case};
 use crate::client::Log;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, until};
+use crate::crash::{SILENCE, SILENT_WITHIN};
 use crate::operator::{Killer, Operator, Order};
 use crate::proxy::Proxy;
 use crate::proxy::journal::Journal;
@@ -130,6 +131,27 @@ impl Lane {
             }
         }
         left
+    }
+
+    /// Waits until its operator has nothing to write any more, beside its lease.
+    pub async fn silent(&self) -> Result<(), String> {
+        let journal = &self.proxy.journal;
+        until(SILENT_WITHIN, async || {
+            // One that is being started says nothing either.
+            self.operator.ready().await?;
+            let mark = journal.mark();
+            tokio::time::sleep(SILENCE).await;
+            let written = journal.written_since(mark);
+            let written: Vec<_> = written
+                .iter()
+                .map(|line| format!("{} {}", line.kind(), line.object()))
+                .collect();
+            match written.is_empty() {
+                true => Ok(()),
+                false => Err(format!("{}: {}", self.namespace, written.join(", "))),
+            }
+        })
+        .await
     }
 
     /// Gives the operator and the namespace up.

@@ -118,6 +118,15 @@ impl Lanes {
         }
     }
 
+    /// Waits until no operator has anything to write any more.
+    pub async fn silent(&self, report: &mut Report) {
+        for lane in &self.all {
+            if let Err(complaint) = lane.silent().await {
+                report.violation("not silent", &complaint);
+            }
+        }
+    }
+
     /// What the audit log says against the subjects of all lanes.
     pub fn violations(&self, audit: &Audit) -> Vec<String> {
         self.all

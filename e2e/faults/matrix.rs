@@ -97,6 +97,7 @@ pub async fn prove(
     judge.look_at(play(lanes, AT_ONCE, own).await, report);
     judge.look_at(play(lanes, 1, shared).await, report);
     lanes.swept(report).await;
+    lanes.silent(report).await;
     let audit = Audit::since(&lanes.cluster.audit_log, mark, &lanes.prefix)?;
     for violation in lanes.violations(&audit) {
         report.violation("audit log", &violation);

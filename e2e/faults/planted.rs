@@ -66,7 +66,7 @@ pub enum Play {
 }
 
 /// A mistake, by its name in `src/planted.rs`, and the play that shows it.
-pub const BUGS: [(&str, Play); 15] = [
+pub const BUGS: [(&str, Play); 16] = [
     ("AnswerBeforeWrite", Play::WriteLost),
     ("LateCounts", Play::Late),
     ("RequestNotTested", Play::AcknowledgementDelayed),
@@ -77,6 +77,7 @@ pub const BUGS: [(&str, Play); 15] = [
     ("StatusForced", Play::CloseDelayed),
     ("ReleaseUnclosed", Play::Removal),
     ("OrphansDeleted", Play::Orphan),
+    ("GuardNotStripped", Play::Orphan),
     ("DisarmedAtOnce", Play::Staggered),
     ("CanaryForgotten", Play::OrphanMeanwhile),
     ("GuardForgotten", Play::Armed),

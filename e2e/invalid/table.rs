@@ -333,6 +333,32 @@ fn rules(hook: &Value, certificate: &Value) -> Vec<Row> {
             "other",
         ),
     ];
+    // Nothing but the kind and this is wrong with them.
+    let pod = [
+        ("spec.workload.apiVersion", json!("v1")),
+        ("spec.workload.kind", json!("Pod")),
+        ("spec.containers", json!([])),
+        ("spec.complete.env", Value::Null),
+        ("spec.complete.certMountPath", Value::Null),
+        ("spec.shutdown", Value::Null),
+    ];
+    let daemon_set = [("spec.workload.kind", json!("DaemonSet"))];
+    for kind in [&pod[..], &daemon_set] {
+        for (field, value, message) in [
+            ("spec.state", "Stopped", "cannot be stopped"),
+            ("spec.complete.action", "ScaleToZero", "cannot be scaled"),
+        ] {
+            let mut changes = kind.to_vec();
+            changes.push((field, json!(value)));
+            rows.push(rule(hook, "spec", &changes, message));
+        }
+    }
+    rows.push(rule(
+        hook,
+        "spec.injection",
+        &[("spec.injection", json!("Pod"))],
+        "supports Template only",
+    ));
     rows.push(rule(
         hook,
         "spec",

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -320,6 +321,24 @@ impl Stage {
             .await;
         let request = status(&hook).request.clone().expect("just seen");
         request.deadline.expect("just seen").0
+    }
+
+    /// Waits until an Event of a hook says this.
+    pub async fn told(&self, reason: &str) {
+        until(format!("an Event {reason}"), SOON, async || {
+            let events = self.all::<Event>().list(&ListParams::default()).await;
+            let events = events.map_err(|error| error.to_string())?.items;
+            let of_hooks = events.into_iter().filter(|event| {
+                let about = event.regarding.as_ref();
+                about.is_some_and(|about| about.kind.as_deref() == Some("KrakeHook"))
+            });
+            let reasons: Vec<_> = of_hooks.filter_map(|event| event.reason).collect();
+            match reasons.iter().any(|told| told == reason) {
+                true => Ok(()),
+                false => Err(reasons.join(", ")),
+            }
+        })
+        .await;
     }
 
     /// Waits until the hook is in a phase.

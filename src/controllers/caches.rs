@@ -21,7 +21,7 @@ use super::backoff::Reopen;
 use super::belongs::{by_certificate, by_departure, by_namespace, by_service, by_uid, by_workload};
 use super::everything;
 use super::feed::Feed;
-use super::readable::watch;
+use super::readable::{watch, watch_in};
 use super::synced::{Synced, Waiter};
 use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::addresses::{self, Addresses};
@@ -201,9 +201,11 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         ),
         touched(
             &mut synced,
-            watcher(
-                Api::<EndpointSlice>::namespaced(client.clone(), addresses::NAMESPACE),
+            watch_in(
+                Api::namespaced(client.clone(), addresses::NAMESPACE),
                 everything().fields(&format!("metadata.name={}", addresses::KUBERNETES)),
+                &caches.addresses.endpoint_slices,
+                metrics,
             )
             .modify(slim)
             .reflect(endpoint_slice_writer),

@@ -38,12 +38,24 @@ pub fn watch<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
+    watch_in(Api::all(client.clone()), config, cache, metrics)
+}
+
+/// The same, of a part of them.
+pub fn watch_in<K>(
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+    cache: &Store<K>,
+    metrics: &Metrics,
+) -> impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
     let sorter = Sorter {
         cache: cache.clone(),
         metrics: metrics.clone(),
     };
-    let events = watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config);
-    sorter.sort_out(events)
+    sorter.sort_out(watcher(api, config))
 }
 
 impl<K> Sorter<K>

@@ -320,3 +320,24 @@ fn is_refused(code: &str) -> bool {
 fn is_final(code: &str) -> bool {
     is_delivered(code) || is_refused(code)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_repeated_after_half_of_what_has_passed_from_one_to_fifteen_seconds() {
+        let second = |second| Timestamp::from_second(second).unwrap();
+        for (last, due) in [
+            (0, 1),
+            (1, 2),
+            (4, 6),
+            (10, 15),
+            (30, 45),
+            (31, 46),
+            (600, 615),
+        ] {
+            assert_eq!(due_after(second(last), second(0)), second(due), "{last}");
+        }
+    }
+}

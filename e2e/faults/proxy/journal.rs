@@ -96,17 +96,22 @@ impl Journal {
 
     /// The calls of a subject since a mark.
     pub fn since(&self, mark: usize, subject: &Needles) -> Vec<Line> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours = |line: &&Line| {
-            line.call
-                .as_ref()
-                .is_some_and(|call| call.concerns(subject))
+        let ours = |line: &Line| {
+            let call = line.call.as_ref();
+            call.is_some_and(|call| call.concerns(subject))
         };
-        lines.0[mark.min(lines.0.len())..]
-            .iter()
-            .filter(ours)
-            .cloned()
-            .collect()
+        self.filtered(mark, ours)
+    }
+
+    /// What was written since a mark, leases aside.
+    pub fn written_since(&self, mark: usize) -> Vec<Line> {
+        self.filtered(mark, |line| line.changes() && line.resource != "leases")
+    }
+
+    fn filtered(&self, mark: usize, wanted: impl Fn(&Line) -> bool) -> Vec<Line> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = lines.0[mark.min(lines.0.len())..].iter();
+        since.filter(|line| wanted(line)).cloned().collect()
     }
 }
 

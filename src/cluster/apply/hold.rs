@@ -12,6 +12,7 @@ use crate::api::{DependentKind, WorkloadKind, names};
 use crate::cluster::{Act, Error, objects, observe, said};
 use crate::decide::seen::{Dependent, Refusal};
 use crate::decide::{Fact, Seen, Workload};
+use crate::planted::{self, Bug};
 
 impl Writer {
     pub(super) async fn inject(&self, seen: &Seen, patch: &Value) -> Result<Fact, Error> {
@@ -101,6 +102,9 @@ impl Writer {
         dependent: &Dependent,
         resource_version: Option<&str>,
     ) -> Result<Fact, Error> {
+        if planted::is(Bug::GuardNotStripped) {
+            return Ok(Fact::Nothing);
+        }
         let mut patch = objects::guarded(namespace, dependent, None);
         if let Some(version) = resource_version {
             patch["metadata"]["resourceVersion"] = json!(version);

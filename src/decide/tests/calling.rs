@@ -112,16 +112,19 @@ fn who_becomes_ready_later_is_called_then_and_who_has_acknowledged_is_not() {
 
 #[test]
 fn each_pod_that_refuses_is_told_and_not_called_again() {
-    let mut operator = armed(stories::all_hook);
-    operator.act(stories::refuses_calls);
-    operator.act(stories::foreground);
-    operator.act(|world| world.pass(20));
-    assert_eq!(calls(&operator), [1, 1]);
-    let refused = |told: &&String| told.contains("ShutdownServiceRefused");
-    assert_eq!(operator.notices.iter().filter(refused).count(), 1);
-    let conditions = status(&operator).conditions;
-    let ready = conditions.iter().find(|c| c.type_ == "Ready").unwrap();
-    assert_eq!(ready.reason, "ShutdownServiceRefused");
+    for code in ["404", "405"] {
+        let mut operator = armed(stories::all_hook);
+        operator.act(|world| world.app = (code, false));
+        operator.act(stories::foreground);
+        operator.act(|world| world.pass(20));
+        assert_eq!(calls(&operator), [1, 1]);
+        let refused = |told: &&String| told.contains("ShutdownServiceRefused");
+        assert_eq!(operator.notices.iter().filter(refused).count(), 1);
+        let conditions = status(&operator).conditions;
+        let ready = conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+        assert_eq!(ready.reason, "ShutdownServiceRefused");
+        assert!(ready.message.contains(code), "{}", ready.message);
+    }
 }
 
 #[test]
