@@ -133,13 +133,18 @@ impl Piece {
     }
 
     /// Waits until it has so many pods that are ready and have what the kind gives them.
-    async fn await_pods(mut self, wanted: usize, kind: ConditionType) -> Self {
+    async fn await_pods(self, wanted: usize, kind: ConditionType) -> Self {
         if self.kind.traits().change == Change::NewPodsOnly {
             let message = self.stage.await_refusal("app", "PodsNotReplaced").await;
             assert!(message.contains("delete the others"), "{message}");
             let old = ["delete", "pods", "--selector=app=app", "--wait=false"];
             self.stage.kubectl(&old).await;
         }
+        self.await_new_pods(wanted, kind).await
+    }
+
+    /// The same, where all pods are new.
+    async fn await_new_pods(mut self, wanted: usize, kind: ConditionType) -> Self {
         self.stage.await_condition("app", kind).await;
         self.hook = self
             .stage
@@ -432,7 +437,7 @@ async fn stops_and_starts(stage: Stage, kind: WorkloadKind) {
     piece.stage.phase("app", Phase::Stopped).await;
     assert_eq!(piece.pods.living(), Vec::<String>::new());
     set_state(&piece.stage, "Running").await;
-    let piece = piece.await_pods(1, ConditionType::Armed).await;
+    let piece = piece.await_new_pods(1, ConditionType::Armed).await;
     assert_ne!(piece.uids(), uids);
     piece.waits("background").await;
 }
