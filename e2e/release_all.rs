@@ -87,7 +87,8 @@ async fn what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however
     let deleted = stage.cluster.kubectl(&delete).await;
     deleted.expect("everything of config/default can be deleted");
     took.lap("uninstalled");
-    until("nothing of us is left", SOON, async || {
+    // Kubernetes collects it at its own pace: twenty calls a second.
+    until("nothing of us is left", SOON * 15, async || {
         let mut left = Vec::new();
         for kinds in [
             "namespaces,clusterroles,clusterrolebindings,customresourcedefinitions",
