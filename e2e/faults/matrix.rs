@@ -108,12 +108,10 @@ pub async fn prove(
 
 /// Lives the fields, and some lives without any fault among them.
 async fn play(lanes: &Lanes, at_once: usize, cells: Vec<Cell>) -> Vec<Outcome> {
-    let lives = cells.chunks(DISTURBED).flat_map(|cells| {
-        let undisturbed = (cells.len() == DISTURBED).then_some(None);
-        undisturbed
-            .into_iter()
-            .chain(cells.iter().cloned().map(Some))
-    });
+    // However few there are, there is something to compare them with.
+    let lives = cells
+        .chunks(DISTURBED)
+        .flat_map(|cells| std::iter::once(None).chain(cells.iter().cloned().map(Some)));
     let job = |cell: Option<Cell>| {
         move |lane: Arc<Lane>| async move {
             let lived = live(&lane, cell.as_ref()).await;

@@ -1,16 +1,15 @@
 //! The guard of a hook that is gone: looking at what there still is of it, and taking it away.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::{Client, ResourceExt};
 
 use super::apply::Writer;
 use super::observe::{Caches, canaries, hook_selector, pods, replica_sets, workload};
 use super::{Act, Error};
-use crate::api::{HookGuard, KrakeHook, names};
+use crate::api::{HookGuard, KrakeHook};
 use crate::decide::Effect;
 use crate::decide::farewell::Remains;
-use crate::decide::seen::has_finalizer;
+use crate::decide::seen::is_let_go;
 
 /// What there still is of the hook this guard stands for; nothing if the hook lives. One that is going,
 /// and has our finalizer no more, is nobody's either: somebody else's may keep it for long.
@@ -27,7 +26,7 @@ pub async fn observe(
         format!("KrakeHook {namespace}/{}", hook.name),
     ))?;
     let living = living.filter(|found| found.uid().as_ref() == Some(&hook.uid));
-    if living.is_some_and(|found| !is_left(&found.metadata)) {
+    if living.is_some_and(|found| !is_let_go(&found.metadata)) {
         return Ok(None);
     }
     let reference = &guard.spec.workload;
@@ -44,11 +43,6 @@ pub async fn observe(
     let mut left = look(client, guard).await?;
     left.workload = left.workload.filter(|_| !taken);
     Ok(Some(left))
-}
-
-/// Whether a hook is going, and the hook controller has nothing more to do with it.
-pub fn is_left(hook: &ObjectMeta) -> bool {
-    hook.deletion_timestamp.is_some() && !has_finalizer(hook, names::HOOK_FINALIZER)
 }
 
 /// What there is of the hook this guard stands for, whether the hook lives or not.
@@ -119,6 +113,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::names;
     use crate::testing;
     use crate::testing::build::{self, NAME};
 

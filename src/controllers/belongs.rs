@@ -153,6 +153,7 @@ mod tests {
             "of an earlier hook"
         );
     }
+
     #[test]
     fn who_went_unseen_makes_room_once_the_list_is_in_the_cache() {
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};

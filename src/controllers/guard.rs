@@ -20,8 +20,8 @@ use super::synced::Waiter;
 use crate::api::{HookGuard, KrakeHook};
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::Caches;
-use crate::cluster::remains::{self, is_left};
-use crate::cluster::{Class, Error};
+use crate::cluster::{Class, Error, remains};
+use crate::decide::seen::is_let_go;
 use crate::decide::{Effect, Next, farewell};
 use crate::metrics::Metrics;
 
@@ -124,7 +124,7 @@ fn left_alone<K: Resource>(
     let mut listed = BTreeSet::new();
     let woken = move |event: watcher::Event<K>| match event {
         watcher::Event::Delete(hook) => goes(&living, &hook),
-        watcher::Event::Apply(hook) if is_left(hook.meta()) => goes(&living, &hook),
+        watcher::Event::Apply(hook) if is_let_go(hook.meta()) => goes(&living, &hook),
         watcher::Event::Apply(hook) => {
             living.all().extend(hook.meta().uid.clone());
             Vec::new()
@@ -134,7 +134,7 @@ fn left_alone<K: Resource>(
             Vec::new()
         }
         watcher::Event::InitApply(hook) => {
-            listed.extend(hook.meta().uid.clone().filter(|_| !is_left(hook.meta())));
+            listed.extend(hook.meta().uid.clone().filter(|_| !is_let_go(hook.meta())));
             Vec::new()
         }
         watcher::Event::InitDone => {
@@ -226,6 +226,9 @@ fn on_error(guard: Arc<HookGuard>, error: &Error, context: Arc<Context>) -> Acti
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::synced::Synced;
     use super::*;
     use crate::api::names;
     use crate::testing;
@@ -295,6 +298,7 @@ mod tests {
         let both = first.into_iter().chain(second).collect();
         assert_eq!(woken(both).await, ["a", "b", "b", "c"]);
     }
+
     #[tokio::test]
     async fn only_of_a_hook_that_lives_nothing_is_asked() {
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
@@ -327,5 +331,36 @@ mod tests {
         assert_eq!(looks.again("b".into()), Looks::FIRST);
         looks.end("a");
         assert_eq!(looks.again("a".into()), Looks::FIRST);
+    }
+
+    /// How many calls a look at the guard of hook `a` costs.
+    async fn calls_of_a_look(living: &[&str]) -> usize {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let client = testing::answered_by(move |_, _| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            (500, serde_json::json!({"kind": "Status", "code": 500}))
+        });
+        let context = Context {
+            writer: Writer::for_release(client),
+            caches: testing::caches(),
+            synced: Synced::new().waiter(),
+            metrics: Metrics::new(),
+            backoff: Backoff::new(),
+            looks: Looks::default(),
+            living: Living::default(),
+        };
+        let uids = living.iter().map(|uid| (*uid).to_owned());
+        context.living.all().extend(uids);
+        let guard = testing::build::guard(testing::build::NAME, "a", "guard").guard();
+        // Refused, or nothing to do: what counts is whether somebody was asked.
+        let _ = reconcile(Arc::new(guard), Arc::new(context)).await;
+        calls.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn the_guard_of_a_hook_that_lives_costs_nothing() {
+        assert_eq!(calls_of_a_look(&["a"]).await, 0);
+        assert!(calls_of_a_look(&["b"]).await > 0);
     }
 }

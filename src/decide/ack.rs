@@ -5,6 +5,7 @@
 //! | any | another hook or workload than the token was made for, or the kind is not enabled | `Superseded` |
 //! | shutdown | no request for this workload | `NotAsked` |
 //! | any | the same stands there for this request (complete: this workload), open or closed | `Replayed` |
+//! | any | the hook is going and nothing of ours keeps it: nobody would act on it | `Superseded` |
 //! | shutdown | the request is closed | `Late` |
 //! | any | pods are counted (`All`, `AtLeast`), and this one does not say which it is | `Anonymous` |
 //! | shutdown | pods are counted, and this one is not among those that were asked | `NotAsked` |
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 use crate::api::krake_hook::QuorumPolicy;
 use crate::api::status::{AckResult, Acknowledgement, RequestState, ShutdownRequest};
 use crate::api::{HookKind, KrakeHook};
+use crate::decide::seen::is_let_go;
 
 /// How many keys `status.acknowledgements` may have.
 pub const MOST_KEYS: usize = 512;
@@ -166,6 +168,9 @@ fn judge(hook: &KrakeHook, incoming: &Incoming) -> Verdict {
     if stored.is_some_and(|stored| says_the_same(stored, incoming)) {
         let request = request.map(|request| request.id.clone());
         return Verdict::Replayed { request };
+    }
+    if is_let_go(&hook.metadata) {
+        return Verdict::Superseded;
     }
     if request.is_some_and(|request| request.state == RequestState::Closed) {
         return Verdict::Late;

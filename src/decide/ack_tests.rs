@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::names::HOOK_FINALIZER;
 use crate::testing;
 use proptest::prelude::*;
 
@@ -115,6 +116,21 @@ fn the_table() {
             _ => "LookAgain",
         };
         assert_eq!(word(&cached), from_cache, "{row}");
+    }
+}
+
+#[test]
+fn a_hook_that_somebody_else_keeps_takes_nothing_new() {
+    let open = Some(("r1", RequestState::Open));
+    for kind in [HookKind::Complete, HookKind::Shutdown] {
+        let incoming = incoming(kind, AckResult::Success);
+        let mut hook = hook(open, kind, None);
+        hook.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        hook.metadata.finalizers = Some(vec!["somebody/else".into(), HOOK_FINALIZER.into()]);
+        assert_eq!(word(&decide(&hook, &incoming, Look::Live)), "Write");
+        hook.metadata.finalizers = Some(vec!["somebody/else".into()]);
+        assert_eq!(word(&decide(&hook, &incoming, Look::Live)), "Superseded");
+        assert_eq!(word(&decide(&hook, &incoming, Look::Cached)), "LookAgain");
     }
 }
 

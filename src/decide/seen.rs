@@ -16,7 +16,7 @@ use super::workload::Workload;
 use crate::api::kind::{DependentKind, WorkloadKind};
 use crate::api::krake_hook::State;
 use crate::api::status::{Attempt, RequestState, ShutdownRequest, TokenSecret};
-use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, KrakeHookStatus};
+use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, KrakeHookStatus, names};
 use crate::config::HooksConfig;
 use crate::planted::Planted;
 
@@ -499,6 +499,12 @@ pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
         .iter()
         .flatten()
         .find(|owner| owner.controller == Some(true))
+}
+
+/// Whether a hook is going and nothing of ours keeps it: nobody acts on it any more, for however long
+/// somebody else's finalizer keeps it.
+pub fn is_let_go(hook: &ObjectMeta) -> bool {
+    hook.deletion_timestamp.is_some() && !has_finalizer(hook, names::HOOK_FINALIZER)
 }
 
 /// Whether an object has an owner of this uid.

@@ -119,7 +119,7 @@ impl<'a> Judge<'a> {
         // And nothing else is written again and again because of it.
         for (kind, count) in &lived.writes {
             let without = usual.writes.get(kind).copied().unwrap_or(0);
-            if *count > MOST_CALLS + without && !usual.writes.is_empty() {
+            if *count > MOST_CALLS + without {
                 let complaint = format!("{count} {kind} within a minute, and {without} without it");
                 report.violation(&name, &complaint);
             }
