@@ -1,18 +1,21 @@
-//! `release-all`: takes every finalizer, guard and injected entry of ours off everything that lives.
+//! `release-all`: takes every finalizer, guard and injected entry of ours off everything that lives,
+//! and away what was made for the pods.
 //!
 //! It runs with a person's rights, and without the operator. Removals that wait are let go on, with
 //! one exception that is no removal: what an orphaning deletion left alone lives on. Old ReplicaSets
 //! in the rollout history keep their templates. Each step is safe to repeat, and nothing is remembered
 //! but what stands in the cluster: whoever is interrupted, also by a SIGKILL, runs it again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, ListParams};
 use kube::core::{ApiResource, DeserializeGuard, DynamicObject};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -72,6 +75,8 @@ pub async fn release_all(wait: Duration) -> Result<(), ReleaseError> {
     })
     .await?;
     left += sweep(writer).await?;
+    left += drop_owned::<ConfigMap>(writer, "ConfigMaps removed").await?;
+    left += drop_owned::<Secret>(writer, "Secrets removed").await?;
     if left > 0 {
         return Err(ReleaseError::Left(left));
     }
@@ -182,7 +187,7 @@ async fn sweep(writer: &Writer) -> Result<usize, ReleaseError> {
         let mut all = all_metadata(&writer.client, &observe::dependent_resource(kind)).await?;
         all.retain(|meta| {
             let mut owners = meta.owner_references.iter().flatten();
-            owners.any(|owner| owner.kind == "HookGuard")
+            owners.any(is_guard)
         });
         left += each("guards taken off", AT_ONCE, all, async |meta| {
             let namespace = meta.namespace.clone().unwrap_or_default();
@@ -222,6 +227,36 @@ async fn sweep(writer: &Writer) -> Result<usize, ReleaseError> {
     })
     .await?;
     Ok(left)
+}
+
+/// What guards that are gone have owned. The garbage collector would take it some time later, and not at
+/// all once the kind of its owner is uninstalled: tokens and keys would stay for ever.
+async fn drop_owned<K>(writer: &Writer, what: &str) -> Result<usize, ReleaseError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug,
+{
+    let resource = ApiResource::erase::<K>(&());
+    // Listed before the guards: of one that is made meanwhile nothing is in this list.
+    let mut all = all_metadata(&writer.client, &resource).await?;
+    let guards = all_metadata(&writer.client, &ApiResource::erase::<HookGuard>(&())).await?;
+    let living: BTreeSet<_> = guards
+        .iter()
+        .filter_map(|meta| meta.uid.as_deref())
+        .collect();
+    all.retain(|meta| {
+        // As the garbage collector has it: one owner that is not such a guard keeps it.
+        let owners = meta.owner_references.as_deref().unwrap_or_default();
+        let gone = |owner: &OwnerReference| is_guard(owner) && !living.contains(owner.uid.as_str());
+        !owners.is_empty() && owners.iter().all(gone)
+    });
+    each(what, AT_ONCE, all, async |meta| {
+        tried(&resource.kind, &meta, writer.drop_owned::<K>(&meta).await)
+    })
+    .await
+}
+
+fn is_guard(owner: &OwnerReference) -> bool {
+    owner.kind == "HookGuard" && owner.api_version.split('/').next() == Some(names::GROUP)
 }
 
 async fn release_workload(

@@ -144,6 +144,19 @@ impl Writer {
         Ok(())
     }
 
+    /// Deletes what a guard that is gone has owned.
+    pub async fn drop_owned<K>(&self, meta: &ObjectMeta) -> Result<(), Error>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug,
+    {
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        // Its metadata alone: what is in a Secret is nothing to know.
+        let api: Api<PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), namespace);
+        self.deleted(&api, meta).await
+    }
+
     /// Server-side apply of JSON to a namespaced object.
     pub async fn apply_json<K>(
         &self,
