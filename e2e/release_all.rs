@@ -47,7 +47,7 @@ async fn what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however
     stream::iter(0..count)
         .for_each_concurrent(AT_ONCE, |number| make(&stage, number))
         .await;
-    until("every hook is armed", SOON * 30, async || {
+    until("every hook is armed", SOON * 10, async || {
         let hooks = stage.all::<KrakeHook>().list(&ListParams::default()).await;
         let hooks = hooks.map_err(|error| error.to_string())?.items;
         let armed =
