@@ -5,6 +5,8 @@
 //! loses is made again. Redirects are not followed. Of an answer the status counts; the rest is read
 //! up to a bound and thrown away, so that an app that is not done writing is not cut off.
 
+mod queue;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +26,8 @@ use kube::runtime::reflector::ObjectRef;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use queue::Queue;
+
 use crate::api::KrakeHook;
 use crate::api::status::Attempt;
 use crate::decide::seen::{CallOutOrder, CallsMade};
@@ -32,8 +36,8 @@ use crate::decide::seen::{CallOutOrder, CallsMade};
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// How long an app has to answer; saving its state may take longer, acknowledging is for that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Calls that may be open at once.
-const AT_ONCE: usize = 256;
+/// Code of an attempt that was not made: its order had waited for too long.
+const NOT_SENT: &str = "NotSent";
 /// So much of an answer is read, head and body each.
 const MOST_BYTES: usize = 64 * 1024;
 /// How long the rest of an answer may take, once its status is known.
@@ -124,21 +128,60 @@ impl Calls {
 impl Caller {
     /// Makes calls until nobody can order any more.
     pub async fn run(mut self) {
-        let mut open = FuturesUnordered::new();
+        let (mut waiting, mut open) = (Queue::new(), FuturesUnordered::new());
         loop {
-            tokio::select! {
-                order = self.orders.recv(), if open.len() < AT_ONCE => match order {
-                    Some(order) => open.push(call(self.client.clone(), order)),
+            while let Some(order) = waiting.next() {
+                open.push(call(self.client.clone(), order));
+            }
+            let overdue = waiting.next_overdue();
+            let (order, attempt) = tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(order) => {
+                        waiting.push(order.namespace().to_owned(), order);
+                        continue;
+                    }
                     None => return,
                 },
                 Some((order, attempt)) = open.next() => {
-                    end(&self.known, &order.hook_uid, &order.order, attempt);
-                    if self.finished.send(order.hook).is_err() {
-                        return;
-                    }
+                    waiting.end(order.namespace());
+                    (order, attempt)
                 }
+                () = until(overdue) => match waiting.overdue() {
+                    Some(order) => {
+                        tracing::warn!(hook = %order.hook, pod = order.order.pod, "too many calls of its namespace are open");
+                        let attempt = order.attempt(NOT_SENT.to_owned());
+                        (order, attempt)
+                    }
+                    None => continue,
+                },
+            };
+            end(&self.known, &order.hook_uid, &order.order, attempt);
+            if self.finished.send(order.hook).is_err() {
+                return;
             }
         }
+    }
+}
+
+impl Order {
+    fn namespace(&self) -> &str {
+        self.hook.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// What the call came to, now.
+    fn attempt(&self, code: String) -> Attempt {
+        Attempt {
+            at: Time(ceiling(Timestamp::now())),
+            pod: Some(self.order.pod.clone()),
+            code,
+        }
+    }
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -207,11 +250,7 @@ async fn call(client: Client<HttpConnector, Empty<Bytes>>, order: Order) -> (Ord
         Err(_) => "Timeout".to_owned(),
     };
     tracing::info!(hook = %order.hook, request = order.order.request, pod = order.order.pod, code, "called the app");
-    let attempt = Attempt {
-        at: Time(ceiling(Timestamp::now())),
-        pod: Some(order.order.pod.clone()),
-        code,
-    };
+    let attempt = order.attempt(code);
     (order, attempt)
 }
 
@@ -221,7 +260,7 @@ async fn put(
 ) -> Result<String, CallError> {
     let to = &order.order;
     let address = SocketAddr::new(to.address, to.port);
-    let namespace = order.hook.namespace.as_deref().unwrap_or_default();
+    let namespace = order.namespace();
     let request = Request::put(format!("http://{address}{}", to.path))
         .header("Krake-Hook", format!("{namespace}/{}", order.hook.name))
         .header("Krake-Request-Id", &to.request)

@@ -172,3 +172,43 @@ fn a_late_end_of_an_earlier_round_or_request_says_nothing() {
     end(&known, "hook", &order(to, "r2", 1), attempt);
     assert!(known.lock().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_namespace_that_never_answers_delays_nobody_elses_first_call() {
+    let deaf = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (address, heard) = app(vec![b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()]).await;
+    let (calls, caller, mut finished) = channel();
+    let running = tokio::spawn(caller.run());
+    for number in 0..5000 {
+        let hook = ObjectRef::new(&format!("deaf-{number}")).within("hostile");
+        let order = order(deaf.local_addr().unwrap(), "r1", 1);
+        calls.start(hook, &format!("uid-{number}"), order);
+    }
+    let trainer = ObjectRef::new("trainer").within("ml");
+    calls.start(trainer.clone(), "hook", order(address, "r1", 1));
+    let first = tokio::time::timeout(SOON, finished.recv()).await;
+    assert_eq!(first.ok().flatten(), Some(trainer));
+    assert_eq!(heard.lock().unwrap().requests.len(), 1);
+    assert_eq!(code(&calls.made("hook", "r1", 1)), "204");
+    drop(calls);
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_waits_for_too_long_is_an_attempt_that_was_not_made() {
+    let deaf = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let (calls, caller, mut finished) = channel();
+    tokio::spawn(caller.run());
+    for number in 0..1000 {
+        let hook = ObjectRef::new(&number.to_string()).within("ml");
+        let order = order(deaf.local_addr().unwrap(), "r1", 1);
+        calls.start(hook, &number.to_string(), order);
+    }
+    let begun = tokio::time::Instant::now();
+    for _ in 0..1000 {
+        finished.recv().await.unwrap();
+    }
+    assert!(begun.elapsed() <= queue::WAIT_WITHIN + ANSWER_WITHIN);
+    let last = calls.made("999", "r1", 1);
+    assert_eq!((code(&last).as_str(), last.open()), (NOT_SENT, 0));
+}
