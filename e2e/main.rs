@@ -17,6 +17,7 @@ mod complete;
 mod crash;
 mod deadline;
 mod endpoint;
+mod flood;
 mod injection;
 mod invalid;
 mod kinds;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         startup::stories(),
         endpoint::stories(),
         replicas::stories(),
+        flood::stories(),
         unreadable::stories(),
         authority::stories(),
         crash::stories(),

@@ -1,9 +1,12 @@
 //! Health and metrics over plain HTTP: `/livez`, `/readyz`, `/metrics`.
 //!
-//! Nothing here tells a secret or a name that a user chose.
+//! Nothing here tells a secret or a name that a user chose. Anybody who reaches the port may ask, so
+//! what one source can take is little: a probe comes from the node's address, and has its place beside
+//! whatever comes from pods.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
@@ -11,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use crate::callback::{Listener, Mode};
+use crate::callback::{Limits, Listener, Mode, Share};
 use crate::metrics::Metrics;
 
 /// The parts of the program that have to be ready before it is; clones share them.
@@ -69,6 +72,21 @@ impl Part {
     fn reason(&self) -> std::sync::MutexGuard<'_, Option<&'static str>> {
         self.because.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a client may use up: a probe or a scrape is one short request.
+pub fn limits() -> Limits {
+    Limits {
+        head: Duration::from_secs(5),
+        idle: Duration::from_secs(15),
+        age: Duration::from_secs(120),
+        streams: 4,
+        ..Limits::default()
+    }
+    .of(Share {
+        total: 128,
+        per_source: 32,
+    })
 }
 
 /// Serves until `shutdown`.
@@ -134,12 +152,11 @@ fn answer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::callback::Limits;
     use crate::testing;
 
     #[tokio::test]
     async fn health_and_metrics_at_a_real_socket() {
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Limits::default())
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), limits())
             .await
             .unwrap();
         let address = listener.address();

@@ -44,6 +44,11 @@ pub struct CallbackConfig {
     /// How long a replica that is told to end still takes new connections, in seconds: until
     /// nobody sends it any. Default 5.
     pub linger_seconds: i64,
+    /// Connections at once, and requests at once; half as many more may be in their TLS handshake.
+    /// Default 1024, about 64 MiB when each is used to the full.
+    pub max_connections: i64,
+    /// How many of these may come from one address (of IPv6: one /64). Default 256.
+    pub max_connections_per_source: i64,
     /// TLS.
     pub tls: TlsConfig,
 }

@@ -67,6 +67,14 @@ fn every_refusal_names_file_and_field() {
             "certificates.durationSeconds",
         ),
         (
+            "callback: {maxConnections: 1}",
+            "callback.maxConnections: 1 is not between 16 and 65536",
+        ),
+        (
+            "callback: {maxConnectionsPerSource: 0}",
+            "callback.maxConnectionsPerSource",
+        ),
+        (
             "callback: {lingerSeconds: -1}",
             "callback.lingerSeconds: -1 is not between 0 and 600",
         ),

@@ -22,7 +22,8 @@ use prometheus_client::registry::Registry;
 use certificates::Certificates;
 use labels::*;
 pub use labels::{
-    AcknowledgementOutcome, CommitOutcome, HandshakeFailure, Holder, IssuanceOutcome, LookupReason,
+    AcknowledgementOutcome, CommitOutcome, ConnectionLoss, HandshakeFailure, Holder,
+    IssuanceOutcome, LookupReason,
 };
 
 use crate::api::hook_authority::AuthorityPhase;
@@ -41,6 +42,7 @@ pub struct Metrics {
     lookups: Family<LookupLabels, Counter>,
     handshake_failures: Family<HandshakeLabels, Counter>,
     connections: Gauge,
+    connections_lost: Family<LossLabels, Counter>,
     reconcile_errors: Family<ReconcileLabels, Counter>,
     effects: Family<EffectLabels, Counter>,
     releases: Family<ReleaseLabels, Counter>,
@@ -79,6 +81,7 @@ impl Metrics {
         let lookups = Family::default();
         let handshake_failures = Family::default();
         let connections = Gauge::default();
+        let connections_lost = Family::default();
         let reconcile_errors = Family::default();
         let effects = Family::default();
         let releases = Family::default();
@@ -194,6 +197,11 @@ impl Metrics {
             "Open connections of the callback",
             connections.clone(),
         );
+        registry.register(
+            "callback_connections_lost",
+            "Connections of the callback that found no place, or gave theirs to another, by reason",
+            connections_lost.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             acknowledgements,
@@ -203,6 +211,7 @@ impl Metrics {
             lookups,
             handshake_failures,
             connections,
+            connections_lost,
             reconcile_errors,
             effects,
             releases,
@@ -254,6 +263,14 @@ impl Metrics {
         let reason = Word(reason);
         self.handshake_failures
             .get_or_create(&HandshakeLabels { reason })
+            .inc();
+    }
+
+    /// A connection had no place.
+    pub fn connection_lost(&self, loss: ConnectionLoss) {
+        let reason = Word(loss);
+        self.connections_lost
+            .get_or_create(&LossLabels { reason })
             .inc();
     }
 

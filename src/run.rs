@@ -3,6 +3,7 @@
 //! Before the first task starts, whatever cannot be mended by waiting has been tried: the API
 //! server answers, both ports are bound, the master keys are there.
 
+mod files;
 mod leading;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::leading::Leading;
 use crate::admin::{self, Readiness};
 use crate::api::{HookGuard, names};
-use crate::callback::{BindError, Endpoint, Limits, Listener, Mode, Parts, TrustSlot};
+use crate::callback::{BindError, Endpoint, Limits, Listener, Mode, Parts, Share, TrustSlot};
 use crate::cluster::connect::{self, Clients, ConnectError};
 use crate::cluster::fence::Fence;
 use crate::cluster::lease::LeaseApi;
@@ -99,8 +100,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         tls = config.callback.tls.enabled,
         "krake-hooks starts"
     );
-    let callback = Listener::bind(config.callback.listen, Limits::default()).await?;
-    let admin = Listener::bind(config.admin.listen, Limits::default()).await?;
+    let count = |value: i64| usize::try_from(value).unwrap_or(0);
+    let limits = Limits::default().of(files::within_limit(Share {
+        total: count(config.callback.max_connections),
+        per_source: count(config.callback.max_connections_per_source),
+    }));
+    let callback = Listener::bind(config.callback.listen, limits).await?;
+    let admin = Listener::bind(config.admin.listen, admin::limits()).await?;
     let operator = Operator::boot(config, namespace, clients).await?;
     operator.supervise(callback, admin, signals, ending).await
 }

@@ -9,7 +9,8 @@
 //!
 //! A round decides on everyone by the newest hook seen. Who was decided on by a look from before
 //! he came ([`Look::Cached`]) and would be refused stays for the next round; the answer to a write
-//! is a look too. Only where there is nothing to write is the hook read.
+//! is a look too. Only where there is nothing to write is the hook read. Between two rounds is as
+//! much time as [`Pace`] wants: whoever comes meanwhile goes into the next one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -20,8 +21,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::pace::{Pace, stored_bytes};
 use crate::api::KrakeHook;
-use crate::api::status::AckResult;
+use crate::api::status::{AckResult, Acknowledgement, KrakeHookStatus};
 use crate::cluster::acknowledge::{self, AcknowledgeError};
 use crate::decide::ack::{self, Incoming, Look, Verdict, Write};
 use crate::metrics::{CommitOutcome, LookupReason, Metrics};
@@ -29,8 +31,12 @@ use crate::planted::{self, Bug};
 
 /// How many may wait for one hook.
 const MOST_WAITING: usize = 1024;
-/// How many may wait in all.
-const MOST_WAITING_IN_ALL: usize = 16_384;
+/// How many may wait in all. Nobody takes more than a quarter of what is left of it, so that something
+/// is left for every hook, however many others are flooded.
+const MOST_WAITING_IN_ALL: usize = 8192;
+/// Bytes of all messages that a hook holds, as they are stored; with everything else in it, it has to
+/// stay well below what etcd takes.
+const MOST_MESSAGE_BYTES: usize = 64 * 1024;
 /// How often a write of somebody may be refused before he is sent away to try again.
 const MOST_ATTEMPTS: u32 = 5;
 
@@ -81,6 +87,8 @@ pub enum Outcome {
     Full,
     /// Too many wait.
     Busy,
+    /// A Failure, and this pod or this hook has said so a moment ago.
+    TooOften,
     /// It could not be written, or whether it was is not known.
     Unavailable,
 }
@@ -92,6 +100,7 @@ pub struct Committer {
     metrics: Metrics,
     tasks: TaskTracker,
     queues: Arc<Mutex<Queues>>,
+    pace: Arc<Pace>,
 }
 
 #[derive(Default)]
@@ -122,6 +131,7 @@ impl Committer {
             metrics,
             tasks: TaskTracker::new(),
             queues: Arc::default(),
+            pace: Arc::new(Pace::new()),
         }
     }
 
@@ -134,6 +144,9 @@ impl Committer {
         incoming: Incoming,
         arrived: Instant,
     ) -> Outcome {
+        if incoming.result == AckResult::Failure && !self.pace.takes_failure(hook) {
+            return Outcome::TooOften;
+        }
         let (answer, outcome) = oneshot::channel();
         let waiting = Waiting {
             incoming,
@@ -151,6 +164,11 @@ impl Committer {
     pub async fn drained(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Whether a hook of this namespace may be read for a caller who is not let in yet.
+    pub fn may_look(&self, namespace: &str) -> bool {
+        self.pace.takes_look(namespace)
     }
 
     /// Reads a hook from the server, for a reason.
@@ -176,11 +194,10 @@ impl Committer {
 
     fn enqueue(&self, hook: &HookName, sight: Sight, waiting: Waiting) -> bool {
         let mut queues = self.queues();
-        if queues.in_all >= MOST_WAITING_IN_ALL {
-            return false;
-        }
+        let most = (MOST_WAITING_IN_ALL.saturating_sub(queues.in_all) / 4).min(MOST_WAITING);
         match queues.by_hook.get_mut(hook) {
-            Some(queue) if queue.waiting.len() + queue.held >= MOST_WAITING => return false,
+            _ if most == 0 => return false,
+            Some(queue) if queue.waiting.len() + queue.held >= most => return false,
             Some(queue) => queue.waiting.push_back(waiting),
             None => {
                 let queue = Queue {
@@ -235,7 +252,11 @@ impl Worker {
         let mut waiting = Vec::new();
         while let Some(come) = self.take(waiting.len()) {
             waiting.extend(come);
-            let round = decide_all(&sight, std::mem::take(&mut waiting));
+            if !self.committer.pace.is_turn(&self.hook).await {
+                continue;
+            }
+            let may_fail = |pod: Option<&str>| self.committer.pace.writes_failure(&self.hook, pod);
+            let round = decide_all(&sight, std::mem::take(&mut waiting), may_fail);
             waiting = round.again;
             if !round.group.is_empty() {
                 let (seen, back) = self.write(round.group).await;
@@ -428,25 +449,50 @@ impl Decided {
 
 /// Decides on everyone; answers whom it can, and groups what shares its tests, so that one who is
 /// refused takes only those with him who would be refused too.
-fn decide_all(sight: &Sight, everyone: Vec<Waiting>) -> Round {
+fn decide_all(
+    sight: &Sight,
+    everyone: Vec<Waiting>,
+    may_fail: impl Fn(Option<&str>) -> bool,
+) -> Round {
     let mut round = Round::default();
     let kept = sight.hook.status.as_ref();
     let mut keys = kept.map_or(0, |status| status.acknowledgements.len());
     let mut taken = HashSet::new();
+    let mut message_bytes = kept.map_or(0, message_bytes);
     for waiting in everyone {
         let look = match sight.asked {
             Some(asked) if waiting.arrived <= asked => Look::Live,
             _ => Look::Cached,
         };
         let outcome = match ack::decide(&sight.hook, &waiting.incoming, look) {
-            Verdict::Write(write) => {
+            Verdict::Write(mut write) => {
+                let replaced = kept.and_then(|status| status.acknowledgements.get(&write.key));
+                let others = message_bytes.saturating_sub(replaced.map_or(0, bytes_of_message));
+                let bytes = others + bytes_of_message(&write.value);
+                if bytes > MOST_MESSAGE_BYTES {
+                    // What counts is kept without its words.
+                    match write.value.result {
+                        AckResult::Success => write.value.message = None,
+                        AckResult::Failure => {
+                            waiting.answer(Outcome::Full);
+                            continue;
+                        }
+                    }
+                }
                 let first: Option<&Decided> = round.group.first();
                 let same_tests = first.is_none_or(|first| first.write.tests == write.tests);
-                let is_new =
-                    kept.is_none_or(|status| !status.acknowledgements.contains_key(&write.key));
+                let is_new = replaced.is_none();
                 let has_room = !is_new || keys < ack::MOST_KEYS;
-                if same_tests && has_room && taken.insert(write.key.clone()) {
+                if same_tests && has_room && !taken.contains(&write.key) {
+                    let fails_anew =
+                        write.value.result == AckResult::Failure && waiting.attempts == 0;
+                    if fails_anew && !may_fail(waiting.incoming.pod.as_deref()) {
+                        waiting.answer(Outcome::TooOften);
+                        continue;
+                    }
+                    taken.insert(write.key.clone());
                     keys += usize::from(is_new);
+                    message_bytes = others + bytes_of_message(&write.value);
                     round.group.push(Decided { waiting, write });
                 } else {
                     round.again.push(waiting);
@@ -471,6 +517,14 @@ fn decide_all(sight: &Sight, everyone: Vec<Waiting>) -> Round {
         waiting.answer(outcome);
     }
     round
+}
+
+fn message_bytes(status: &KrakeHookStatus) -> usize {
+    status.acknowledgements.values().map(bytes_of_message).sum()
+}
+
+fn bytes_of_message(acknowledgement: &Acknowledgement) -> usize {
+    acknowledgement.message.as_deref().map_or(0, stored_bytes)
 }
 
 /// What only a mistake on purpose answers.

@@ -1,6 +1,7 @@
 //! One connection: its requests, and when it ends.
 //!
-//! It ends when the client says so, when it has been idle or open for too long, when the program
+//! It ends when the client says so, when it has been idle or open for too long (at once where there
+//! was no request in time, whatever was sent), when it has to give way to another one, when the program
 //! stops, and when its client is not trusted any more: then at once, so that a client that keeps its
 //! connection finds it closed and opens another one with the files it has by then; a request that is
 //! on its way nevertheless gets no answer. Before the program stops, an answer announces that it is
@@ -8,8 +9,7 @@
 //! closed one. So does each answer to a client of an earlier authority.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hyper::body::{Body, Incoming};
@@ -21,13 +21,14 @@ use hyper_util::server::conn::auto::Builder;
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+use super::activity::{Activity, UnderWay};
 use super::identity::Peer;
-use super::listener::Limits;
+use super::listener::{Crowded, Limits};
+use super::places::{Requests, Source};
 use super::tls::{Trust, TrustSlot};
 
 /// How often an HTTP/2 peer is asked whether it is still there, and how long it may take.
@@ -50,6 +51,12 @@ pub struct Terms {
     pub limits: Limits,
     /// When this is cancelled, its next answer is its last.
     pub closing: CancellationToken,
+    /// Where it comes from.
+    pub source: Source,
+    /// What goes on on it.
+    pub activity: Arc<Activity>,
+    /// The requests of all connections.
+    pub requests: Requests,
 }
 
 /// What a connection speaks.
@@ -75,13 +82,6 @@ pub struct Verified {
 #[derive(Debug, Error)]
 #[error("the client's certificate is not trusted any more")]
 struct Withdrawn;
-
-/// What goes on on a connection.
-struct Activity {
-    under_way: AtomicUsize,
-    last: Mutex<Instant>,
-    end: Notify,
-}
 
 impl Verified {
     /// A client with this chain (leaf first).
@@ -157,14 +157,16 @@ where
         let Self {
             service,
             verified,
-            terms: Terms { limits, closing },
+            terms:
+                Terms {
+                    limits,
+                    closing,
+                    source,
+                    activity,
+                    requests,
+                },
         } = self;
         let opened = Instant::now();
-        let activity = Arc::new(Activity {
-            under_way: AtomicUsize::new(0),
-            last: Mutex::new(opened),
-            end: Notify::new(),
-        });
         let watched = activity.clone();
         let client = verified.clone();
         let withdrawn = async {
@@ -176,6 +178,10 @@ where
         tokio::pin!(withdrawn);
         let answer = service_fn(move |mut request: Request<Incoming>| {
             let under_way = UnderWay::new(activity.clone());
+            let counted = requests.begin(source);
+            if counted.is_none() {
+                request.extensions_mut().insert(Crowded);
+            }
             let mut service = service.clone();
             let verified = verified.clone();
             let closing = closing.clone();
@@ -202,7 +208,7 @@ where
                         _ => _ = answer.headers_mut().insert(CONNECTION, CLOSE),
                     }
                 }
-                drop(under_way);
+                drop((under_way, counted));
                 Ok(answer)
             }
         });
@@ -223,6 +229,10 @@ where
                 () = shutdown.cancelled(), if !ending => {}
                 () = watched.end.notified(), if !ending => {}
                 () = withdrawn.as_mut(), if !ending => {}
+                () = watched.displaced.cancelled() => {
+                    tracing::debug!("a connection gives way to another one");
+                    return;
+                }
                 () = tokio::time::sleep_until(wake) => {
                     if ending {
                         tracing::debug!("a connection is cut off");
@@ -231,50 +241,14 @@ where
                     if !watched.is_over(opened, &limits) {
                         continue;
                     }
+                    if !watched.has_asked() {
+                        return;
+                    }
                 }
             }
             connection.as_mut().graceful_shutdown();
             ends_by = Some(Instant::now() + limits.drain);
         }
-    }
-}
-
-impl Activity {
-    fn last(&self) -> Instant {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// When it may be over, if nothing happens till then.
-    fn next_look(&self, opened: Instant, limits: &Limits) -> Instant {
-        let idle = if self.under_way.load(Ordering::Acquire) > 0 {
-            Instant::now() + limits.idle
-        } else {
-            self.last() + limits.idle
-        };
-        idle.min(opened + limits.age)
-    }
-
-    fn is_over(&self, opened: Instant, limits: &Limits) -> bool {
-        let now = Instant::now();
-        let idle = self.under_way.load(Ordering::Acquire) == 0 && now >= self.last() + limits.idle;
-        idle || now >= opened + limits.age
-    }
-}
-
-/// A request that is being answered; also when its future is dropped it is over.
-struct UnderWay(Arc<Activity>);
-
-impl UnderWay {
-    fn new(activity: Arc<Activity>) -> Self {
-        activity.under_way.fetch_add(1, Ordering::AcqRel);
-        Self(activity)
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -1,9 +1,9 @@
 //! The accept loop: connections in, requests to a service, and a bound on everything.
 //!
-//! It needs a file descriptor for each of its [`Limits::connections`]; with those of the API
-//! client and the admin port a limit of 8,192 open files is enough. Beyond it, connections wait in
-//! the kernel's queue. It must never give a request to the service without the peer that the
-//! handshake of its connection has verified.
+//! Every connection is accepted at once, and has to find a place ([`Places`]): for its handshake
+//! first, if there is one, and then for its requests. What has not shown a certificate yet thus takes
+//! nothing from those that have. It must never give a request to the service without the peer that
+//! the handshake of its connection has verified.
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
@@ -11,23 +11,28 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+use super::activity::Activity;
 use super::connection::{Connection, Protocol, Terms, Verified};
+pub use super::places::Share;
+use super::places::{Place, Places, Requests, Source};
 use super::tls::TrustSlot;
-use crate::metrics::{HandshakeFailure, Metrics};
+use crate::metrics::{ConnectionLoss, HandshakeFailure, Metrics};
 
 /// How long to wait after an accept that failed for want of something (file descriptors, memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long nothing more is said about connections that find no place.
+const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
 /// A bound socket.
 #[derive(Debug)]
@@ -41,11 +46,16 @@ pub struct Listener {
 /// What a client may use up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once.
-    pub connections: usize,
+    /// Connections at once; in mutual TLS those whose handshake is done.
+    pub connections: Share,
+    /// TLS handshakes at once.
+    pub handshakes: Share,
+    /// Requests at once.
+    pub requests: Share,
     /// For a TLS handshake.
     pub handshake: Duration,
-    /// For the head of a request; over HTTP/1.1 counted from the end of the one before.
+    /// For the head of a request; counted from the beginning of the connection, and over HTTP/1.1
+    /// from the end of the one before.
     pub head: Duration,
     /// For the body of a request.
     pub body: Duration,
@@ -70,6 +80,10 @@ pub enum Mode {
     Tls(Arc<TrustSlot>),
 }
 
+/// In a request that is one too many: it is to be refused without a look at it.
+#[derive(Clone, Copy, Debug)]
+pub struct Crowded;
+
 /// The address cannot be listened on.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}: {source}")]
@@ -80,19 +94,47 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+impl Limits {
+    /// So many connections and requests, in all and of one source; half as many handshakes.
+    #[must_use]
+    pub fn of(self, connections: Share) -> Self {
+        let connections = Share {
+            per_source: connections.per_source.min(connections.total),
+            ..connections
+        };
+        let half = (connections.total / 2).max(1);
+        Self {
+            connections,
+            requests: connections,
+            handshakes: Share {
+                total: half,
+                per_source: connections.per_source.min(half),
+            },
+            ..self
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
+        let all = Share {
+            total: 1024,
+            per_source: 256,
+        };
         Self {
-            connections: 4096,
-            handshake: Duration::from_secs(10),
+            connections: all,
+            handshakes: all,
+            requests: all,
+            handshake: Duration::from_secs(5),
             head: Duration::from_secs(10),
             body: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             age: Duration::from_secs(600),
             drain: Duration::from_secs(20),
-            head_bytes: 16 * 1024,
-            streams: 128,
+            head_bytes: 8 * 1024,
+            streams: 32,
         }
+        .of(all)
     }
 }
 
@@ -154,29 +196,38 @@ impl Listener {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let limits = self.limits;
-        let places = Arc::new(Semaphore::new(limits.connections));
+        let rooms = Rooms::new(&limits, metrics);
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
-            let next = tokio::select! {
+            let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
-                next = self.accept(&places) => next,
+                accepted = self.socket.accept() => accepted,
             };
-            let Some((stream, place)) = next else {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, address = %self.address, "no connection could be accepted");
+                    rooms.shed();
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
             };
+            // Only costs latency where it fails.
+            let _ = stream.set_nodelay(true);
             let (mode, service) = (mode.clone(), service.clone());
-            let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+            let (rooms, shutdown) = (rooms.clone(), shutdown.clone());
             let terms = Terms {
                 limits,
                 closing: self.closing.clone(),
+                source: Source::from(from.ip()),
+                activity: Activity::new(),
+                requests: rooms.requests.clone(),
             };
             connections.spawn(async move {
-                metrics.connections().inc();
-                converse(stream, mode, service, terms, &metrics, shutdown).await;
-                metrics.connections().dec();
-                drop(place);
+                rooms.metrics.connections().inc();
+                converse(stream, mode, service, terms, &rooms, shutdown).await;
+                rooms.metrics.connections().dec();
             });
         }
         // New connections are refused from here on, not left to wait.
@@ -189,23 +240,56 @@ impl Listener {
             connections.shutdown().await;
         }
     }
+}
 
-    async fn accept(
-        &self,
-        places: &Arc<Semaphore>,
-    ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-        let place = places.clone().acquire_owned().await.ok()?;
-        match self.socket.accept().await {
-            Ok((stream, _)) => {
-                // Only costs latency where it fails.
-                let _ = stream.set_nodelay(true);
-                Some((stream, place))
-            }
-            Err(error) => {
-                tracing::warn!(%error, address = %self.address, "no connection could be accepted");
-                None
-            }
+/// Where connections are, what they ask, and what became of those that have no place.
+#[derive(Clone)]
+struct Rooms {
+    handshakes: Places,
+    connections: Places,
+    requests: Requests,
+    metrics: Metrics,
+    warnings: Arc<DefaultDirectRateLimiter>,
+}
+
+impl Rooms {
+    fn new(limits: &Limits, metrics: Metrics) -> Self {
+        let once = Quota::with_period(WARNING_PAUSE).expect("a pause that is not zero");
+        Self {
+            handshakes: Places::new(limits.handshakes),
+            connections: Places::new(limits.connections),
+            requests: Requests::new(limits.requests),
+            metrics,
+            warnings: Arc::new(RateLimiter::direct(once)),
         }
+    }
+
+    fn take(&self, places: &Places, terms: &Terms) -> Option<Place> {
+        let place = places.take(terms.source, &terms.activity);
+        if place.is_none() {
+            self.lost(ConnectionLoss::NoPlace, terms.source);
+        }
+        place
+    }
+
+    /// Counts a connection that has ended, if it ended because it had to give way.
+    fn ended(&self, activity: &Activity, source: Source) {
+        if activity.displaced.is_cancelled() {
+            self.lost(ConnectionLoss::Displaced, source);
+        }
+    }
+
+    fn lost(&self, loss: ConnectionLoss, source: Source) {
+        self.metrics.connection_lost(loss);
+        if self.warnings.check().is_ok() {
+            tracing::warn!(%source, ?loss, "more connections than there are places for");
+        }
+    }
+
+    /// Frees what one connection of each room takes.
+    fn shed(&self) {
+        self.handshakes.shed();
+        self.connections.shed();
     }
 }
 
@@ -220,7 +304,7 @@ async fn converse<S, B>(
     mode: Mode,
     service: S,
     terms: Terms,
-    metrics: &Metrics,
+    rooms: &Rooms,
     shutdown: CancellationToken,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -230,29 +314,43 @@ async fn converse<S, B>(
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let (activity, source) = (terms.activity.clone(), terms.source);
     let slot = match mode {
         Mode::Plain => {
+            let Some(_place) = rooms.take(&rooms.connections, &terms) else {
+                return;
+            };
             let connection = Connection::new(service, None, terms);
-            return connection.drive(stream, Protocol::Unknown, shutdown).await;
+            connection.drive(stream, Protocol::Unknown, shutdown).await;
+            return rooms.ended(&activity, source);
         }
         Mode::Tls(slot) => slot,
     };
+    let Some(waiting) = rooms.take(&rooms.handshakes, &terms) else {
+        return;
+    };
     let handshake = tokio::select! {
         () = shutdown.cancelled() => return,
+        () = activity.displaced.cancelled() => return rooms.ended(&activity, source),
         handshake = shake_hands(stream, &slot, terms.limits.handshake) => handshake,
     };
     match handshake {
         Ok((stream, verified)) => {
+            let Some(_place) = rooms.take(&rooms.connections, &terms) else {
+                return;
+            };
+            drop(waiting);
             let protocol = match stream.get_ref().1.alpn_protocol() {
                 Some(super::tls::HTTP2) => Protocol::Http2,
                 _ => Protocol::Http1,
             };
             let connection = Connection::new(service, Some(verified), terms);
             connection.drive(stream, protocol, shutdown).await;
+            rooms.ended(&activity, source);
         }
         Err((reason, error)) => {
             tracing::debug!(?reason, error, "a TLS handshake failed");
-            metrics.handshake_failed(reason);
+            rooms.metrics.handshake_failed(reason);
         }
     }
 }

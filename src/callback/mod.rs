@@ -6,52 +6,49 @@
 //! | file | noun |
 //! |---|---|
 //! | `listener.rs` | the accept loop and its limits |
+//! | `places.rs` | who has how many connections, and which one gives way |
 //! | `connection.rs` | one connection and its end |
+//! | `activity.rs` | what goes on on it |
 //! | `tls.rs` | what the endpoint shows and whom it lets in |
 //! | `identity.rs` | who is calling |
 //! | `own.rs` | users' own certificates, and whether they still stand |
 //! | `routes.rs` | the one route, from a request to an answer |
 //! | `body.rs` | what the app says |
 //! | `commit.rs` | the write, for all who wait for it at once |
+//! | `pace.rs` | what the pods of one hook may make us write, and how often |
 
+mod activity;
 mod body;
 mod commit;
 mod connection;
 mod identity;
 pub mod listener;
 mod own;
+mod pace;
+mod places;
 mod routes;
 #[cfg(test)]
 mod tests;
 mod tls;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use kube::Client;
 use kube::runtime::reflector::Store;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use own::OwnCertificates;
 
 pub use commit::{Committer, HookName};
-pub use listener::{BindError, Limits, Listener, Mode};
+pub use listener::{BindError, Limits, Listener, Mode, Share};
 pub use tls::{Trust, TrustError, TrustSlot};
 
 use crate::api::{HookCertificate, HookKind, KrakeHook};
 use crate::metrics::Metrics;
 use crate::pki::Ring;
-
-/// How many callers in a second may be refused after a look at the server; it protects the API
-/// server from those who have a certificate and guess tokens.
-const LOOKUPS_A_SECOND: NonZeroU32 = NonZeroU32::new(50).expect("50 is not zero");
-
-/// How many requests are read and answered at once; it bounds what their bodies hold.
-const MOST_REQUESTS: usize = 16_384;
 
 /// The endpoint that apps call.
 pub struct Endpoint {
@@ -62,8 +59,6 @@ pub struct Endpoint {
     path_prefix: String,
     body_within: Duration,
     committer: Committer,
-    lookups: DefaultDirectRateLimiter,
-    places: Semaphore,
     events: mpsc::Sender<Refused>,
     metrics: Metrics,
 }
@@ -130,8 +125,6 @@ impl Endpoint {
             body_within: Limits::default().body,
             path_prefix: path_of(&parts.endpoint),
             committer: Committer::new(parts.client, parts.metrics.clone()),
-            lookups: RateLimiter::direct(Quota::per_second(LOOKUPS_A_SECOND)),
-            places: Semaphore::new(MOST_REQUESTS),
             events: parts.events,
             metrics: parts.metrics,
         }

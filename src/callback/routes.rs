@@ -10,7 +10,7 @@
 //! | 404, 405 | `NotFound`, `MethodNotAllowed` | another path or method |
 //! | 408, 413 | `RequestTimeout`, `TooLarge` | the body is too slow or too large |
 //! | 409 | `NotAsked`, `Late`, `AlreadyAcknowledged`, `Anonymous` | it does not count |
-//! | 503 | `Full`, `Unavailable` | it could not be written: again, after `Retry-After` |
+//! | 503 | `Full`, `TooOften`, `Unavailable` | it could not be written: again, after `Retry-After` |
 
 use std::sync::Arc;
 
@@ -29,6 +29,7 @@ use warp::filters::BoxedFilter;
 use super::body::{self, BodyFault, Said};
 use super::commit::{Outcome, Sight};
 use super::identity::{Addressed, Peer};
+use super::listener::Crowded;
 use super::own::Standing;
 use super::{Endpoint, Refusal, Refused};
 use crate::api::status::AckResult;
@@ -63,11 +64,19 @@ pub fn filter(endpoint: Arc<Endpoint>) -> BoxedFilter<(Answer,)> {
     warp::method()
         .and(warp::path::full())
         .and(warp::ext::optional::<Peer>())
+        .and(warp::ext::optional::<Crowded>())
         .and(warp::body::stream())
-        .then(move |method, path: warp::path::FullPath, peer, body| {
-            let endpoint = endpoint.clone();
-            async move { answer(&endpoint, method, path.as_str(), peer, body).await }
-        })
+        .then(
+            move |method, path: warp::path::FullPath, peer, crowded: Option<Crowded>, body| {
+                let endpoint = endpoint.clone();
+                async move {
+                    match crowded {
+                        Some(Crowded) => again("Unavailable"),
+                        None => answer(&endpoint, method, path.as_str(), peer, body).await,
+                    }
+                }
+            },
+        )
         .boxed()
 }
 
@@ -90,9 +99,6 @@ async fn answer<B: Buf>(
         answer.headers_mut().insert(ALLOW, allow);
         return answer;
     }
-    let Ok(_place) = endpoint.places.try_acquire() else {
-        return again("Unavailable");
-    };
     let said = match body::read(body, endpoint.body_within).await {
         Ok(said) => said,
         Err(BodyFault::TooLarge) => return refuse(StatusCode::PAYLOAD_TOO_LARGE, "TooLarge"),
@@ -166,7 +172,14 @@ impl Endpoint {
             };
             return Ok((Granted::new(sight, uids), arrived));
         }
-        if self.lookups.check().is_err() {
+        // Without a certificate anybody may claim any namespace: those that are not known are one.
+        let is_known = peer.is_some() || cached.is_some();
+        let namespace = if is_known {
+            hook.namespace.as_str()
+        } else {
+            ""
+        };
+        if !self.committer.may_look(namespace) {
             self.metrics.looked_up(LookupReason::Limited);
             return Err(Denied::Unavailable);
         }
@@ -296,6 +309,7 @@ fn counted_as(outcome: &Outcome) -> AcknowledgementOutcome {
         Outcome::Superseded => AcknowledgementOutcome::Unauthorized,
         Outcome::Full => AcknowledgementOutcome::Full,
         Outcome::Busy => AcknowledgementOutcome::Busy,
+        Outcome::TooOften => AcknowledgementOutcome::TooOften,
         Outcome::Unavailable => AcknowledgementOutcome::Unavailable,
     }
 }
@@ -310,6 +324,7 @@ fn answer_to(kind: HookKind, result: AckResult, outcome: Outcome) -> Answer {
         Outcome::AlreadyAcknowledged => refuse(StatusCode::CONFLICT, "AlreadyAcknowledged"),
         Outcome::Superseded => refuse(StatusCode::UNAUTHORIZED, "Unauthorized"),
         Outcome::Full => again("Full"),
+        Outcome::TooOften => again("TooOften"),
         Outcome::Busy | Outcome::Unavailable => again("Unavailable"),
     }
 }

@@ -25,6 +25,18 @@ impl Config {
             0,
             600,
         )?;
+        range(
+            "callback.maxConnections",
+            self.callback.max_connections,
+            16,
+            65_536,
+        )?;
+        range(
+            "callback.maxConnectionsPerSource",
+            self.callback.max_connections_per_source,
+            1,
+            65_536,
+        )?;
         range("hooks.shutdown.retries", shutdown.retries, 0, 1000)?;
         range(
             "hooks.disarmDelaySeconds",

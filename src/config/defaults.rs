@@ -15,6 +15,8 @@ impl Default for CallbackConfig {
             external_endpoint: String::new(),
             extra_names: Vec::new(),
             linger_seconds: 5,
+            max_connections: 1024,
+            max_connections_per_source: 256,
             tls: TlsConfig::default(),
         }
     }

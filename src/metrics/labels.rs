@@ -25,6 +25,8 @@ pub enum AcknowledgementOutcome {
     Full,
     /// 503: too many wait.
     Busy,
+    /// 503: a failure, said too often.
+    TooOften,
     /// 503: it could not be written.
     Unavailable,
 }
@@ -70,6 +72,15 @@ pub enum HandshakeFailure {
     Certificate,
     /// There is no server certificate yet.
     NotReady,
+}
+
+/// Why a connection had no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnectionLoss {
+    /// It had one, and gave way to another connection.
+    Displaced,
+    /// None gave way to it.
+    NoPlace,
 }
 
 /// Whose certificate was issued.
@@ -120,6 +131,11 @@ pub(super) struct LookupLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HandshakeLabels {
     pub(super) reason: Word<HandshakeFailure>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct LossLabels {
+    pub(super) reason: Word<ConnectionLoss>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

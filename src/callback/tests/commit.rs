@@ -2,6 +2,7 @@
 //! does not play along.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::Method;
 use jiff::Timestamp;
@@ -481,4 +482,119 @@ async fn nobody_is_written_by_the_tests_of_another() {
     }
     assert_eq!(two.await.unwrap(), Outcome::Late);
     assert_eq!(scene.stored(), ["complete.first", "complete.one"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_says_ever_something_else_is_written_a_few_times_a_second() {
+    let scene = Scene::new();
+    let begin = Instant::now();
+    let mut said = 0;
+    while begin.elapsed() < Duration::from_secs(20) {
+        let words = Incoming {
+            message: Some(format!("state {said}")),
+            ..of("a")
+        };
+        assert_eq!(scene.send(words).await.unwrap(), written());
+        said += 1;
+    }
+    let writes = scene.counts().1;
+    assert!((100..=111).contains(&writes), "{writes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_the_hook_has_to_wait_goes_into_one_write() {
+    let scene = Scene::new();
+    while scene.counts().1 < 10 {
+        let number = scene.counts().1;
+        let outcome = scene.send(of(&format!("pod-{number}"))).await.unwrap();
+        assert_eq!(outcome, written());
+    }
+    let all: Vec<_> = (0..200)
+        .map(|n| scene.send(of(&format!("other-{n}"))))
+        .collect();
+    for one in all {
+        assert_eq!(one.await.unwrap(), written());
+    }
+    assert_eq!(scene.counts().1, 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_too_often_is_told_so_and_hinders_no_success() {
+    let scene = Scene::new();
+    let failed = Outcome::Written {
+        request: Some("r1".into()),
+        result: AckResult::Failure,
+    };
+    let words = |n: usize| Incoming {
+        message: Some(format!("error {n}")),
+        ..failure("a")
+    };
+    assert_eq!(scene.send(words(0)).await.unwrap(), failed);
+    let others: Vec<_> = (1..200).map(|n| scene.send(words(n))).collect();
+    for other in others {
+        assert_eq!(other.await.unwrap(), Outcome::TooOften);
+    }
+    assert_eq!(scene.send(of("a")).await.unwrap(), written());
+    assert_eq!(scene.counts().1, 2);
+}
+
+#[tokio::test]
+async fn a_hook_holds_so_much_of_words_and_a_success_counts_without_them() {
+    let scene = Scene::new();
+    // Each is 6 KiB as it is stored.
+    let words = |pod: &str, result| Incoming {
+        message: Some("<".repeat(1024)),
+        result,
+        ..of(pod)
+    };
+    scene.api.close();
+    let first = scene.send(of("first"));
+    scene.writes_reach(1).await;
+    let all: Vec<_> = (0..20)
+        .map(|n| scene.send(words(&format!("pod-{n}"), AckResult::Success)))
+        .collect();
+    eventually("all wait", || scene.committer.waiting() == 21).await;
+    scene.api.open();
+    assert_eq!(first.await.unwrap(), written());
+    for one in all {
+        assert_eq!(one.await.unwrap(), written());
+    }
+    let kept = scene.api.get("ml", "trainer").status.unwrap();
+    let with_words = kept
+        .acknowledgements
+        .values()
+        .filter(|a| a.message.is_some());
+    assert_eq!((kept.acknowledgements.len(), with_words.count()), (21, 10));
+    let failed = scene.send(words("other", AckResult::Failure)).await;
+    assert_eq!(failed.unwrap(), Outcome::Full);
+}
+
+#[tokio::test]
+async fn however_many_hooks_are_flooded_another_one_is_written() {
+    let scene = Scene::new();
+    scene.api.close();
+    let mut others = Vec::new();
+    for number in 0..20 {
+        for _ in 0..1024 {
+            let (committer, sight) = (scene.committer.clone(), scene.stale.clone());
+            others.push(tokio::spawn(async move {
+                let flooded = HookName {
+                    namespace: "hostile".into(),
+                    name: number.to_string(),
+                };
+                committer
+                    .acknowledge(&flooded, sight, of("a"), Instant::now())
+                    .await
+            }));
+        }
+    }
+    eventually("all have come", || {
+        let refused = others.iter().filter(|one| one.is_finished()).count();
+        scene.committer.waiting() + refused == others.len()
+    })
+    .await;
+    let honest = scene.send(of("a"));
+    scene.api.open();
+    assert_eq!(honest.await.unwrap(), written());
+    others.iter().for_each(JoinHandle::abort);
 }

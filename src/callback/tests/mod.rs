@@ -3,6 +3,7 @@
 mod closing;
 mod commit;
 mod limits;
+mod memory;
 mod own;
 mod requests;
 mod trust;
