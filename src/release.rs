@@ -23,8 +23,8 @@ use crate::api::{DependentKind, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::apply::Writer;
 use crate::cluster::role::Role;
 use crate::cluster::{self, connect, observe, remains};
-use crate::decide::seen::{Dependent, has_finalizer};
-use crate::decide::{Effect, Workload, farewell, inject};
+use crate::decide::seen::{Dependent, controller_of, has_finalizer};
+use crate::decide::{Effect, Workload, farewell, inject, strays};
 
 /// Why not everything was released.
 #[derive(Debug, Error)]
@@ -50,6 +50,9 @@ const WAIT_AT_ONCE: usize = 256;
 const TOLD_EVERY: usize = 100;
 /// The API server and its controllers write too: so many looks may be lost to them.
 const LOOKS: usize = 20;
+
+/// Workloads that are listed at once.
+const PAGE: u32 = 100;
 
 /// Releases everything. `wait` is for pods that still use injected Secrets to be replaced.
 pub async fn release_all(wait: Duration) -> Result<(), ReleaseError> {
@@ -202,15 +205,9 @@ async fn sweep(writer: &Writer) -> Result<usize, ReleaseError> {
         .await?;
     }
     for kind in WorkloadKind::all() {
-        let all = all_metadata(&writer.client, &observe::resource(kind)).await?;
-        // What is ours of it is told by its metadata alone.
-        let mut all: Vec<_> = all
-            .into_iter()
-            .map(|meta| Workload::of(kind, meta))
-            .collect();
-        all.retain(inject::is_touched);
+        let all = touched(&writer.client, kind).await?;
         left += each("workloads released", AT_ONCE, all, async |workload| {
-            release_workload(writer, kind, &workload).await
+            release_workload(writer, workload).await
         })
         .await?;
     }
@@ -259,24 +256,58 @@ fn is_guard(owner: &OwnerReference) -> bool {
     owner.kind == "HookGuard" && owner.api_version.split('/').next() == Some(names::GROUP)
 }
 
-async fn release_workload(
-    writer: &Writer,
-    kind: WorkloadKind,
-    workload: &Workload,
-) -> Result<usize, ReleaseError> {
-    let meta = &workload.metadata;
-    let namespace = meta.namespace.as_deref().unwrap_or_default();
-    if meta.deletion_timestamp.is_some() {
-        let uid = meta.uid.as_deref().unwrap_or_default();
-        let released = writer.release(namespace, workload, uid).await;
-        return tried(&kind.to_string(), meta, released);
+/// The workloads of a kind that have anything of ours, and are not some controller's: its history keeps
+/// its templates, and its pods their labels. A page at a time, since all of it has to be read.
+async fn touched(client: &Client, kind: WorkloadKind) -> Result<Vec<Workload>, ReleaseError> {
+    let resource = observe::resource(kind);
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let mut page = ListParams::default().limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let found = match api.list(&page).await {
+            Ok(found) => found,
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(all),
+            Err(source) => return Err(listing(&resource.plural)(source).into()),
+        };
+        let next = found.metadata.continue_.filter(|next| !next.is_empty());
+        for object in found.items {
+            let workload = observe::read(kind, object).map_err(listing(&resource.plural))?;
+            let alone = controller_of(&workload.metadata).is_none();
+            let held = has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER);
+            if inject::is_touched(&workload) && (alone || held) {
+                all.push(workload);
+            }
+        }
+        let Some(next) = next else { return Ok(all) };
+        page = page.continue_token(&next);
     }
-    let patch = inject::ejection(workload, false);
-    tried(
-        &kind.to_string(),
-        meta,
-        writer.change(namespace, kind, &patch).await,
-    )
+}
+
+async fn release_workload(writer: &Writer, found: Workload) -> Result<usize, ReleaseError> {
+    let (kind, meta) = (found.kind, found.metadata.clone());
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let name = meta.name.as_deref().unwrap_or_default();
+    let mut workload = Some(found);
+    for _ in 0..LOOKS {
+        let Some(effect) = workload.as_ref().and_then(strays::release) else {
+            return Ok(0);
+        };
+        if let Some(workload) = &workload {
+            let done = crate::cluster::strays::carry_out(writer, workload, &effect).await;
+            match done {
+                Err(error) if error.class() == cluster::Class::Conflict => {}
+                done => {
+                    if tried(&kind.to_string(), &meta, done)? > 0 {
+                        return Ok(1);
+                    }
+                }
+            }
+        }
+        workload = observe::workload(&writer.client, Some(kind), namespace, name).await?;
+        workload = workload.filter(|now| now.metadata.uid == meta.uid);
+    }
+    eprintln!("{kind} {namespace}/{}: not released", name);
+    Ok(1)
 }
 
 /// One that somebody was faster than, or that the API server refuses, is left over and named. The

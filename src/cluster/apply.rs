@@ -21,10 +21,9 @@ use serde_json::{Value, json};
 pub use record::Regarding;
 
 use super::fence::Fence;
-use super::{Act, Error, objects, said};
+use super::{Act, Error, objects};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
 use crate::decide::pods::guard_uid;
-use crate::decide::seen::Refusal;
 use crate::decide::{Effect, Fact, Seen};
 use crate::pki::Ring;
 
@@ -73,8 +72,10 @@ impl Writer {
             Effect::CreateGuard => self.create_guard(seen).await,
             Effect::ApplyConfigMap(entries) => {
                 let object = objects::config_map(seen, &guard(seen), &json!(entries));
-                let applied = self.applied(seen, names::CONTROLLER_MANAGER, &object).await;
-                provided(applied, |config_map| Fact::ConfigMap(Box::new(config_map)))
+                let applied = self
+                    .applied(seen, names::CONTROLLER_MANAGER, &object)
+                    .await?;
+                Ok(Fact::ConfigMap(Box::new(applied)))
             }
             Effect::WriteToken {
                 workload_uid,
@@ -95,6 +96,7 @@ impl Writer {
             }
             Effect::WriteStatus(status) => self.write_status(seen, status).await,
             Effect::ApplyInjection(patch) => self.inject(seen, patch).await,
+            Effect::RemoveEntries(patch) => self.take_out(seen, patch).await,
             Effect::CreateCanary { workload_uid } => self.create_canary(seen, workload_uid).await,
             Effect::RemoveCanary { name } => self.remove_canary(seen, name).await,
             Effect::Guard(dependent) => self.guard(seen, dependent).await,
@@ -286,20 +288,6 @@ fn without_finalizer(meta: &ObjectMeta, finalizer: &str) -> Option<Value> {
         {"op": "test", "path": path, "value": finalizer},
         {"op": "remove", "path": path},
     ]))
-}
-
-/// What was provided; or that the API server refuses it until a person acts.
-fn provided<T>(applied: Result<T, Error>, fact: impl FnOnce(T) -> Fact) -> Result<Fact, Error> {
-    match applied {
-        Ok(object) => Ok(fact(object)),
-        Err(error) if matches!(error.code(), 403 | 422) => {
-            Ok(Fact::Refused(Refusal::ProvisionRejected {
-                message: said(&error.source),
-                object: error.object,
-            }))
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// What is gone already need not be deleted.

@@ -67,6 +67,10 @@ impl CertificateError {
     pub fn outcome(&self) -> Option<Outcome> {
         let reason = match (self, self.class()) {
             (Self::Secret(SecretError::Taken { .. }), _) => Reason::SecretConflict,
+            (
+                Self::Secret(SecretError::Create { .. } | SecretError::Update { .. }),
+                Class::User,
+            ) => Reason::Rejected,
             (Self::Server(_), _) | (_, Class::Retry | Class::Conflict) => return None,
             (_, Class::User | Class::Bug) => Reason::IssueFailed,
         };

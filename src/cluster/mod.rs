@@ -21,6 +21,7 @@ pub mod remains;
 pub mod ring;
 pub mod role;
 pub mod secrets;
+pub mod strays;
 pub mod term;
 
 pub use error::{Act, Class, Error, class_of, said};

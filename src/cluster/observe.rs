@@ -19,7 +19,9 @@ use super::{Act, Error};
 use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::decide::bare;
 use crate::decide::pods::has_ours;
-use crate::decide::seen::{CallsMade, Secrets, controller_of, has_finalizer, is_owned_by};
+use crate::decide::seen::{
+    CallsMade, Secrets, controller_of, has_finalizer, is_let_go, is_owned_by,
+};
 use crate::decide::{Seen, Workload};
 
 /// What watches have heard.
@@ -87,7 +89,11 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
             .map(|certificate| certificate.as_ref().clone()),
         canaries: caches
             .config_maps
-            .state_filter(|c| label(&c.metadata, names::CANARY_LABEL) == Some(&uid))
+            .state_filter(|c| {
+                // Anybody may write the label in another namespace.
+                c.namespace().as_deref() == Some(&namespace)
+                    && label(&c.metadata, names::CANARY_LABEL) == Some(&uid)
+            })
             .iter()
             .map(|canary| canary.as_ref().clone())
             .collect(),
@@ -108,6 +114,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         injections: Vec::new(),
         token: None,
         refusal: None,
+        rejections: Vec::new(),
         hook: hook.clone(),
     };
     seen.workload = workload(client, seen.kind(), &namespace, &hook.spec.workload.name).await?;
@@ -374,7 +381,8 @@ async fn lost_nodes(client: &Client, seen: &Seen) -> Result<Vec<String>, Error> 
     Ok(lost)
 }
 
-/// An older hook for the same workload. Of the same age, the smaller name is the older.
+/// An older hook for the same workload, unless it is let go. Of the same age, the smaller name is the
+/// older.
 fn rival(caches: &Caches, hook: &KrakeHook) -> Option<String> {
     let age = |hook: &KrakeHook| {
         let created = hook.metadata.creation_timestamp.clone();
@@ -386,6 +394,7 @@ fn rival(caches: &Caches, hook: &KrakeHook) -> Option<String> {
             other.metadata.namespace == hook.metadata.namespace
                 && other.spec.workload == hook.spec.workload
                 && other.metadata.uid != hook.metadata.uid
+                && !is_let_go(&other.metadata)
                 && age(other) < age(hook)
         })
         .iter()

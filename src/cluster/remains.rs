@@ -19,6 +19,16 @@ pub async fn observe(
     guard: &HookGuard,
 ) -> Result<Option<Remains>, Error> {
     let hook = &guard.spec.hook;
+    if guard.name_any() != hook.uid {
+        // Somebody's copy: a guard has the name of its hook's uid, and nothing has this one as owner.
+        return Ok(Some(Remains {
+            guard: guard.clone(),
+            workload: None,
+            replica_sets: Vec::new(),
+            pods: Vec::new(),
+            canaries: Vec::new(),
+        }));
+    }
     let namespace = &hook.namespace;
     let api: Api<KrakeHook> = Api::namespaced(client.clone(), namespace);
     let living = api.get_opt(&hook.name).await.map_err(Error::of(
@@ -35,6 +45,7 @@ pub async fn observe(
         .state_filter(|other| {
             // The cache may not have heard yet that this one has gone.
             other.uid().as_ref() != Some(&hook.uid)
+                && !is_let_go(&other.metadata)
                 && other.namespace().as_ref() == Some(namespace)
                 && other.spec.workload.name == reference.name
                 && other.spec.workload.kind == reference.kind
@@ -75,6 +86,11 @@ pub async fn apply(writer: &Writer, remains: &Remains, effect: &Effect) -> Resul
                 writer.change(namespace, workload.kind, patch).await?;
             }
         }
+        Effect::RemoveEntries(patch) => {
+            if let Some(workload) = &remains.workload {
+                writer.remove_entries(workload, patch).await?;
+            }
+        }
         Effect::Unguard(dependent) => {
             let version = remains.version_of(dependent);
             writer.unguard(namespace, dependent, version).await?;
@@ -101,8 +117,10 @@ pub async fn apply(writer: &Writer, remains: &Remains, effect: &Effect) -> Resul
             }
         }
         Effect::DeleteGuard => writer.delete_guard(&remains.guard).await?,
-        // A farewell asks for nothing else.
-        _ => {}
+        other => {
+            // Said aloud rather than done again without end.
+            tracing::error!(guard = remains.guard.name_any(), effect = ?other, "a farewell asks for nothing else");
+        }
     }
     Ok(())
 }
@@ -159,6 +177,17 @@ mod tests {
         assert!(left_of.workload.is_some());
         let left_of = left(None, &hook("b")).await.expect("the hook is gone");
         assert!(left_of.workload.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_copy_of_a_guard_is_nobodys_though_its_hook_lives() {
+        let client = testing::answered_by(|_, _| (500, Value::Null));
+        let copy = build::guard(NAME, "a", "guard").with("/metadata/name", json!("copy"));
+        let left = observe(&client, &testing::caches(), &copy.guard()).await;
+        let left = left.expect("nobody is asked").expect("nobody needs it");
+        let now = build::at(0);
+        let effects = crate::decide::farewell::decide(&left, now).effects;
+        assert_eq!(effects, [Effect::DeleteGuard]);
     }
 
     #[tokio::test]

@@ -8,8 +8,10 @@
 //!   task that the old one left behind can still write nothing.
 //!
 //! # Caveats
-//! What was on its way when the term ended may still arrive. It names the uid or the
-//! resourceVersion that it was decided on, or changes nothing that the next leader would not.
+//! What was on its way when the term ended may still arrive. Every apply to a workload, to a hook's
+//! status or to a certificate's names the resourceVersion that it was decided on, every JSON patch tests
+//! what it takes away, and every deletion names a uid; the rest (guards, ConfigMaps, canaries) changes
+//! nothing that the next leader would not, or that the garbage collector does not take back.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;

@@ -7,6 +7,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 
 use crate::api::{HookCertificate, KrakeHook, WorkloadKind, names};
+use crate::decide::seen::is_let_go;
 
 fn matching(
     hooks: &Store<KrakeHook>,
@@ -19,17 +20,23 @@ fn matching(
         .collect()
 }
 
-/// Who may have the workload of a hook that is gone: the others for it. Of one that went while the
+/// Who may have the workload of a hook that is gone, or let go and kept by somebody else's finalizer
+/// alone: the others for it. Of one that went while the
 /// watch was away nobody tells, so that after a list, once the cache is that list, all are looked at.
 pub fn by_departure(
     hooks: &Store<KrakeHook>,
 ) -> impl Fn(&watcher::Event<KrakeHook>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
     let hooks = hooks.clone();
-    move |event| match event {
-        watcher::Event::Delete(gone) => matching(&hooks, |hook| {
-            hook.metadata.namespace == gone.metadata.namespace
+    let heirs = |hooks: &Store<KrakeHook>, gone: &KrakeHook| {
+        matching(hooks, |hook| {
+            hook.metadata.uid != gone.metadata.uid
+                && hook.metadata.namespace == gone.metadata.namespace
                 && hook.spec.workload == gone.spec.workload
-        }),
+        })
+    };
+    move |event| match event {
+        watcher::Event::Delete(gone) => heirs(&hooks, gone),
+        watcher::Event::Apply(gone) if is_let_go(&gone.metadata) => heirs(&hooks, gone),
         watcher::Event::InitDone => matching(&hooks, |_| true),
         watcher::Event::Apply(_) | watcher::Event::Init | watcher::Event::InitApply(_) => {
             Vec::new()
@@ -123,6 +130,7 @@ pub fn by_uid(
 mod tests {
     use super::*;
     use crate::testing;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use kube::runtime::reflector;
 
     #[test]
@@ -167,8 +175,17 @@ mod tests {
         for hook in [&of_another, &younger] {
             writer.apply_watcher_event(&Apply(hook.clone()));
         }
+        gone.metadata.uid = Some("older".into());
         let younger = ObjectRef::from_obj(&younger);
-        assert_eq!(woken(&Delete(gone)), [younger]);
+        let heir = std::slice::from_ref(&younger);
+        assert_eq!(woken(&Delete(gone.clone())), heir);
+        // Let go by us, and kept by somebody else.
+        assert_eq!(woken(&Apply(gone.clone())), []);
+        gone.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        gone.metadata.finalizers = Some(vec![names::HOOK_FINALIZER.into(), "else".into()]);
+        assert_eq!(woken(&Apply(gone.clone())), []);
+        gone.metadata.finalizers = Some(vec!["else".into()]);
+        assert_eq!(woken(&Apply(gone)), [younger]);
         assert_eq!(woken(&InitDone).len(), 2);
         // The cache is still the one from before.
         assert_eq!(woken(&Init), []);

@@ -203,7 +203,7 @@ async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Actio
 
 fn farewell_label(effect: &Effect) -> &'static str {
     match effect {
-        Effect::ApplyInjection(_) => "Eject",
+        Effect::ApplyInjection(_) | Effect::RemoveEntries(_) => "Eject",
         Effect::Unguard(_) => "Unguard",
         Effect::DeleteDependent { .. } => "DeleteDependent",
         Effect::ReleaseWorkload { .. } => "ReleaseWorkload",

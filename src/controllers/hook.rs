@@ -21,8 +21,8 @@ use crate::api::KrakeHook;
 use crate::callout::Calls;
 use crate::cluster::apply::{Regarding, Writer};
 use crate::cluster::observe::{Caches, observe, workload};
-use crate::cluster::{Act, Class, Error};
-use crate::decide::seen::{CallsMade, Secrets};
+use crate::cluster::{Act, Class, Error, said};
+use crate::decide::seen::{CallsMade, Notice, Rejection, Secrets, is_let_go};
 use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
 use crate::decide::{mend, news};
 use crate::metrics::Metrics;
@@ -32,7 +32,7 @@ use crate::planted::{self, Bug};
 const AT_ONCE: u16 = 16;
 /// So many rounds of decide and apply are a mistake of ours.
 const MOST_ROUNDS: usize = 32;
-/// So often is decided anew at once because the callback was faster.
+/// So often is decided anew at once because the callback, or the workload's controller, was faster.
 const MOST_OVERTAKEN: usize = 12;
 /// Everything is looked at now and then, whatever a watch may have missed.
 const RESYNC: Duration = Duration::from_secs(600);
@@ -125,16 +125,20 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
             break decision.next;
         }
         if rounds > MOST_ROUNDS {
-            tracing::error!(hook = %object, effects = ?decision.effects.iter().map(label).collect::<Vec<_>>(), "decisions do not come to an end");
+            let effects: Vec<_> = decision.effects.iter().map(label).collect();
+            tracing::error!(hook = %object, ?effects, "decisions do not come to an end");
+            context.tell_endless(&seen, &effects).await;
             break Next::At(Timestamp::now() + SignedDuration::from_secs(30));
         }
         match context
             .carry_out_all(&object, &mut seen, &decision.effects)
             .await
         {
-            // To wait for quiet would be to wait for as long as apps have something to say.
+            // To wait for quiet would be to wait for as long as apps have something to say, or a rollout
+            // goes on.
             Err(error) if error.class() == Class::Conflict && overtaken < MOST_OVERTAKEN => {
-                if !context.was_acknowledged(&mut seen).await? {
+                let acknowledged = context.was_acknowledged(&mut seen).await?;
+                if !acknowledged && !context.was_written(&mut seen).await? {
                     return Err(error);
                 }
                 overtaken += 1;
@@ -146,7 +150,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     if rounds == 1 {
         context.feed.settle(object, fingerprint);
     }
-    if seen.hook.metadata.deletion_timestamp.is_some() && seen.hook.finalizers().is_empty() {
+    if is_let_go(&seen.hook.metadata) {
         context.forget(&uid);
     }
     Ok(Action::requeue(match next.earliest(believed) {
@@ -183,7 +187,9 @@ impl Context {
         let (before, rest) = effects.split_at(first.unwrap_or(effects.len()));
         let (events, after): (Vec<_>, Vec<_>) = rest.iter().partition(is_event);
         for effect in before {
-            self.carry_out(object, seen, effect).await?;
+            if !self.carry_out(object, seen, effect).await? {
+                return Ok(());
+            }
         }
         // The workload may be gone when they are made.
         let about = Regarding::of(seen);
@@ -194,7 +200,9 @@ impl Context {
         };
         let acted = async {
             for effect in after {
-                self.carry_out(object, seen, effect).await?;
+                if !self.carry_out(object, seen, effect).await? {
+                    break;
+                }
             }
             Ok(())
         };
@@ -209,22 +217,29 @@ impl Context {
         }
     }
 
+    /// True unless the API server refuses it, which is for the next decision to deal with.
     async fn carry_out(
         &self,
         object: &ObjectRef<KrakeHook>,
         seen: &mut Seen,
         effect: &Effect,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         if let Effect::CallOut(order) = effect {
             self.calls
                 .start(object.clone(), seen.hook_uid(), order.as_ref().clone());
-            return Ok(());
+            return Ok(true);
         }
         if matches!(effect, Effect::AskAboutSecrets) {
             let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             all.insert(seen.hook_uid().to_owned(), Timestamp::now());
         }
-        let fact = self.writer.apply(seen, effect).await?;
+        let fact = match self.writer.apply(seen, effect).await {
+            Err(error) if error.class() == Class::User => {
+                self.rejected(seen, effect, error).await?;
+                return Ok(false);
+            }
+            done => done?,
+        };
         tracing::info!(hook = %object, effect = label(effect), "done");
         self.metrics.effect(label(effect));
         // One that was refused is no quarrel with another field manager.
@@ -243,7 +258,44 @@ impl Context {
             self.wrote(&seen.hook, hook);
         }
         seen.absorb(fact);
+        Ok(true)
+    }
+
+    /// The API server refuses an effect. The status says so, unless it is the status itself.
+    async fn rejected(&self, seen: &mut Seen, effect: &Effect, error: Error) -> Result<(), Error> {
+        let message = said(&error.source);
+        if matches!(effect, Effect::WriteStatus(_) | Effect::AddHookFinalizer) {
+            let note = format!("the API server refuses {}: {message}", error.object);
+            self.warn(seen, "Refused", note).await;
+            return Err(error);
+        }
+        tracing::warn!(hook = seen.hook_name(), namespace = seen.namespace(), effect = label(effect), %error, "refused; will try again");
+        self.metrics.reconcile_failed("hook", Class::User);
+        seen.absorb(Fact::Rejected(Box::new(Rejection {
+            effect: effect.clone(),
+            object: error.object,
+            message,
+        })));
         Ok(())
+    }
+
+    /// The same things are done again and again, because somebody undoes them or we are wrong.
+    async fn tell_endless(&self, seen: &Seen, effects: &[&str]) {
+        let note = format!(
+            "the operator has done the same {MOST_ROUNDS} times and pauses ({}): does somebody undo it, a webhook or another controller? If not, please report it",
+            effects.join(", ")
+        );
+        self.warn(seen, "NoEnd", note).await;
+    }
+
+    async fn warn(&self, seen: &Seen, reason: &'static str, note: String) {
+        let notice = Notice {
+            warning: true,
+            reason,
+            note,
+            on_workload: false,
+        };
+        self.writer.tell_of(&Regarding::of(seen), &notice).await;
     }
 
     /// Whether nothing but acknowledgements has come since the hook was read; then it is read anew.
@@ -254,6 +306,23 @@ impl Context {
         let now = now.map_err(Error::of(Act::Get, of))?;
         let now = now.filter(|now| news::only_acknowledged_since(&seen.hook, now));
         Ok(now.map(|now| seen.hook = now).is_some())
+    }
+
+    /// Whether the workload, and nothing about its life, has changed since it was read; then it is read
+    /// anew. Its controller writes its status again and again while pods come and go.
+    async fn was_written(&self, seen: &mut Seen) -> Result<bool, Error> {
+        let Some(before) = &seen.workload else {
+            return Ok(false);
+        };
+        let (kind, namespace) = (Some(before.kind), seen.namespace());
+        let now = workload(&self.writer.client, kind, namespace, before.name()).await?;
+        let now = now.filter(|now| {
+            let (old, new) = (&before.metadata, &now.metadata);
+            old.uid == new.uid
+                && old.deletion_timestamp == new.deletion_timestamp
+                && old.resource_version != new.resource_version
+        });
+        Ok(now.map(|now| seen.workload = Some(now)).is_some())
     }
 
     /// What this process knows of its calls for the request and round that the hook has now.
@@ -365,6 +434,7 @@ fn label(effect: &Effect) -> &'static str {
         Effect::ApplyCertificate => "ApplyCertificate",
         Effect::WriteStatus(_) => "WriteStatus",
         Effect::ApplyInjection(_) => "ApplyInjection",
+        Effect::RemoveEntries(_) => "RemoveEntries",
         Effect::CreateCanary { .. } => "CreateCanary",
         Effect::RemoveCanary { .. } => "RemoveCanary",
         Effect::Guard(_) => "Guard",

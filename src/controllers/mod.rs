@@ -1,7 +1,7 @@
 //! WHEN TO LOOK: streams of changes, and short reconciles that observe, decide and apply.
 //!
-//! Every replica watches and keeps its own endpoint; [`hook`], [`guard`], [`certificate`] and
-//! [`keeper`] run where the [`election`] says.
+//! Every replica watches and keeps its own endpoint; [`hook`], [`guard`], [`strays`], [`certificate`]
+//! and [`keeper`] run where the [`election`] says.
 
 pub mod authority;
 pub mod backoff;
@@ -17,6 +17,7 @@ pub mod keeper;
 pub mod provided;
 pub mod readable;
 pub mod refused;
+pub mod strays;
 pub mod synced;
 
 use kube::runtime::watcher;

@@ -439,6 +439,7 @@ fn refused(
     if !told {
         let word = match reason {
             Reason::SecretConflict => "SecretConflict",
+            Reason::Rejected => "Refused",
             _ => "IssueFailed",
         };
         effects.push(notice(true, word, message.to_owned()));

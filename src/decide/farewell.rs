@@ -8,11 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::hook::{dependent, is_left_alone, uid_of};
+use super::disposition::{Controller, Fate, deletion, disposition};
+use super::hook::{is_left_alone, uid_of};
 use super::inject;
 use super::seen::{
-    Decision, Dependent, Effect, Next, controller_of, dependents, has_finalizer, is_owned_by,
-    version_of,
+    Decision, Dependent, Effect, Next, dependents, has_finalizer, is_owned_by, version_of,
 };
 use super::workload::Workload;
 use crate::api::{DependentKind, HookGuard, names};
@@ -60,32 +60,20 @@ pub fn decide(remains: &Remains, now: Timestamp) -> Decision {
     let live = touched.filter(|w| w.metadata.deletion_timestamp.is_none());
     let leaving = touched.filter(|w| w.metadata.deletion_timestamp.is_some());
     if let Some(workload) = live {
-        effects.push(Effect::ApplyInjection(inject::ejection(workload, false)));
+        effects.push(inject::eject(workload));
     }
     let guarded: Vec<_> = remains
         .dependents()
         .filter(|(_, meta)| is_owned_by(meta, &guard_uid))
         .collect();
-    let orphaned = remains.canaries.iter().any(|c| is_left_alone(&c.metadata))
-        || leaving.is_some_and(|w| has_finalizer(&w.metadata, names::ORPHAN_FINALIZER));
     let present = remains.workload.as_ref().map(|w| uid_of(&w.metadata));
     for (kind, meta) in guarded
         .iter()
         .filter(|(_, meta)| meta.deletion_timestamp.is_none())
     {
-        let controller = controller_of(meta).map(|owner| owner.uid.clone());
-        // Kept by the guard alone, or owned by a workload that is itself on its way out: its
-        // removal goes on. Whatever else it is, it lives on without us.
-        let kept = controller.is_none() || (leaving.is_some() && controller == present);
-        if kept && !orphaned {
-            effects.push(Effect::DeleteDependent {
-                dependent: dependent(*kind, meta),
-                resource_version: meta.resource_version.clone().unwrap_or_default(),
-                foreground: false,
-            });
-        } else {
-            effects.push(Effect::Unguard(dependent(*kind, meta)));
-        }
+        let controller = Controller::of(meta, present.as_deref());
+        let fate = fate(remains, controller);
+        effects.extend(disposition(fate, controller).effect(*kind, meta));
     }
     if let Some(workload) =
         leaving.filter(|w| has_finalizer(&w.metadata, names::SHUTDOWN_FINALIZER))
@@ -121,5 +109,29 @@ pub fn decide(remains: &Remains, now: Timestamp) -> Decision {
     Decision {
         effects: vec![Effect::DeleteGuard],
         next: Next::AwaitChange,
+    }
+}
+
+/// Where the life of the workload stands that something with this controller belonged to.
+fn fate(remains: &Remains, controller: Controller) -> Fate {
+    let orphaned = || remains.canaries.iter().any(|c| is_left_alone(&c.metadata));
+    let gone = || Fate::Gone {
+        orphaned: orphaned(),
+    };
+    let Some(workload) = &remains.workload else {
+        return gone();
+    };
+    let meta = &workload.metadata;
+    let name = names::canary(&remains.guard.spec.hook.name, &uid_of(meta));
+    let canaries = remains.canaries.iter().map(|canary| &canary.metadata);
+    let (own, earlier): (Vec<_>, Vec<_>) =
+        canaries.partition(|canary| canary.name.as_deref() == Some(&name));
+    if meta.deletion_timestamp.is_some() {
+        return Fate::leaves(meta, deletion(meta, own.first().copied()));
+    }
+    // An earlier workload of that name has left a canary, and what nobody controls is its.
+    match controller {
+        Controller::Nobody if !earlier.is_empty() => gone(),
+        _ => Fate::Forsaken,
     }
 }

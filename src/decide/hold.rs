@@ -129,6 +129,7 @@ impl Question {
         if !self.deleting && self.finalizer && self.wants_hold && self.namespace_terminating {
             return match &self.request {
                 None => Hold::Open,
+                Some(asked) if asked.state == RequestState::Closed => Hold::Leave,
                 Some(asked) if !asked.mine => Hold::TakeOver,
                 Some(asked) if asked.deadline.is_none() => Hold::AwaitAttempt,
                 Some(_) => Hold::Leave,

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 
+use super::disposition::{Controller, Fate, disposition};
 use super::inject;
 use super::pods::guard_uid;
 use super::seen::{
-    Decision, Dependent, Effect, Next, Notice, Seen, Settings, annotation, controller_of,
+    Decision, Dependent, Effect, Next, Notice, Rejection, Seen, Settings, annotation,
     has_finalizer, is_owned_by,
 };
 use super::workload::Workload;
@@ -250,7 +251,6 @@ impl<'a> Plan<'a> {
         let Some(guard) = guard_uid(self.seen) else {
             return;
         };
-        let gone = |uid: &str| present != Some(uid);
         let canaries: Vec<_> = self
             .seen
             .canaries
@@ -270,32 +270,22 @@ impl<'a> Plan<'a> {
             .hook
             .status
             .as_ref()
-            .and_then(|s| s.workload.as_ref());
+            .and_then(|s| Some(s.workload.as_ref()?.uid.as_str()));
         let mut settled = true;
         for (kind, meta) in self.seen.dependents() {
             if !is_owned_by(meta, guard) || meta.deletion_timestamp.is_some() {
                 continue;
             }
-            let controller = controller_of(meta).map(|owner| owner.uid.as_str());
-            if controller.is_some_and(|uid| !gone(uid)) {
-                continue;
-            }
-            // While its workload lives, one without controller is somebody's wish (a label was
-            // changed), or the first sign of a deletion that is seen in a moment.
-            if controller.is_none() && present.is_some() && canaries.is_empty() {
-                continue;
-            }
-            settled = false;
-            let adopted = controller.is_some_and(|uid| last_uid.is_none_or(|w| w.uid != uid));
-            if adopted || orphaned {
-                self.then.push(Effect::Unguard(dependent(kind, meta)));
-            } else {
-                self.then.push(Effect::DeleteDependent {
-                    dependent: dependent(kind, meta),
-                    resource_version: meta.resource_version.clone().unwrap_or_default(),
-                    foreground: false,
-                });
-            }
+            // An earlier workload of that name has left a canary, and what nobody controls is its.
+            let fate = match Controller::of(meta, present) {
+                _ if present.is_none() => Fate::Gone { orphaned },
+                Controller::Workload => Fate::Held,
+                Controller::Nobody if canaries.is_empty() => Fate::Held,
+                Controller::Nobody | Controller::Another => Fate::Gone { orphaned },
+            };
+            let effect = disposition(fate, Controller::of(meta, last_uid)).effect(kind, meta);
+            settled &= effect.is_none();
+            self.then.extend(effect);
         }
         if settled {
             for canary in canaries {
@@ -311,6 +301,7 @@ impl<'a> Plan<'a> {
         // The rest is decided with it in place: a status that comes and goes with each new pod, or
         // with each look at a cache that has not heard of the canary, tells nobody anything, and
         // would be a change to look at again.
+        self.set_aside_rejected();
         for effects in [self.hold, self.first] {
             if !effects.is_empty() {
                 return Decision {
@@ -345,6 +336,41 @@ impl<'a> Plan<'a> {
             effects,
             next: self.next,
         }
+    }
+
+    /// What the API server has refused is not tried again in this look, nor is what follows from it; a
+    /// person is told, and it is tried again soon. Until it goes through, what was told stays: to take
+    /// it back before each attempt would be news each time.
+    fn set_aside_rejected(&mut self) {
+        let seen = self.seen;
+        let is_rejected = |effect: &Effect| {
+            let mut rejected = seen.rejections.iter();
+            rejected.any(|rejection| rejection.effect == *effect)
+        };
+        let waits = self.first.iter().any(is_rejected);
+        if waits {
+            self.first.clear();
+        }
+        if let Some(first) = self.then.iter().position(is_rejected) {
+            self.then.truncate(first);
+        }
+        if let Some(rejection) = seen.rejections.last() {
+            self.look_again_after_refusal();
+            let Rejection {
+                object, message, ..
+            } = rejection;
+            let message = format!("the API server refuses {object}: {message}");
+            match waits {
+                true => self.refuse(Reason::Rejected, &message),
+                false => {
+                    self.tell_once(Reason::Rejected, &message);
+                    self.find(Finding::no(ConditionType::Ready, Reason::Rejected, message));
+                }
+            }
+        } else if self.was_rejected() && self.then.iter().any(is_write) {
+            self.keep_told();
+        }
+        self.hold.retain(|effect| !is_rejected(effect));
     }
 
     pub fn hook_deleting(&self) -> bool {
@@ -434,6 +460,11 @@ impl Decision {
             next: Next::AwaitChange,
         }
     }
+}
+
+/// Whether the API server may refuse it.
+fn is_write(effect: &Effect) -> bool {
+    !matches!(effect, Effect::Event(_) | Effect::CallOut(_))
 }
 
 /// Closes a request; its deadline is of no interest any more.

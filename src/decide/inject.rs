@@ -2,11 +2,14 @@
 //!
 //! The change is one server-side apply of hand-shaped JSON by a field manager of our own, so that
 //! exactly our entries are ours: the same payload again changes nothing, an empty payload leaves the
-//! template byte for byte as it was before. Typed objects are only read here: written, a typed
-//! workload would claim `selector: {}` too.
+//! template byte for byte as it was before. What others own beside us, because a manifest was copied,
+//! restored or applied with our entries in it, is told by its form and goes by a JSON patch: see
+//! [`ours`]. Typed objects are only read here: written, a typed workload would claim `selector: {}`
+//! too.
 
 mod entries;
 mod json;
+mod ours;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +21,7 @@ use sha2::{Digest, Sha256};
 use entries::{chosen, env, mount_paths, volume};
 use json::{covers, has_all, list, strip_list, strip_map};
 
-use super::seen::{Seen, Settings, annotation, has_finalizer};
+use super::seen::{Effect, Seen, Settings, annotation, has_finalizer};
 use super::workload::Workload;
 use crate::api::condition::Reason;
 use crate::api::{HookKind, KrakeHookSpec, names};
@@ -117,10 +120,18 @@ pub fn ejection(workload: &Workload, keep_finalizer: bool) -> Value {
     patch
 }
 
-/// Whether anything in the workload is there by our hand.
+/// Takes everything of ours out: by an apply what we alone own, by a JSON patch where others own it
+/// too. After the second there may still be something for the first.
+pub fn eject(workload: &Workload) -> Effect {
+    match ours::beyond_apply(workload).is_empty() {
+        true => Effect::ApplyInjection(ejection(workload, false)),
+        false => Effect::RemoveEntries(ours::removal(workload, &ours::entries(workload))),
+    }
+}
+
+/// Whether anything in the workload is ours.
 pub fn is_touched(workload: &Workload) -> bool {
-    has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER)
-        || our_fields(&workload.metadata).is_some()
+    ours::Owners::of(workload).own_any() || !ours::entries(workload).is_empty()
 }
 
 /// Who else has written env of the workload's containers lately; for `InjectionContested`.
@@ -205,6 +216,15 @@ impl Injection {
         patch
     }
 
+    /// Takes out what is ours by its form, is not in this injection, and would stay if it were applied:
+    /// an earlier hook's entries in a restored or copied manifest.
+    pub fn remove_leftovers(&self, workload: &Workload, hold: bool) -> Option<Effect> {
+        let mut leftovers = ours::beyond_apply(workload);
+        leftovers.retain(|entry| !entry.is_wanted(self, hold));
+        let removal = || Effect::RemoveEntries(ours::removal(workload, &leftovers));
+        (!leftovers.is_empty()).then(removal)
+    }
+
     /// Whether the workload has all of it, and our finalizer exactly if a hold is wanted.
     pub fn is_in_place(&self, workload: &Workload, hold: bool) -> bool {
         has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER) == hold
@@ -252,7 +272,14 @@ impl Injection {
         workload: &Workload,
         containers: impl Iterator<Item = &'a Container>,
     ) -> Result<(), Conflict> {
-        let ours = Ours::of(&workload.metadata);
+        let owners = ours::Owners::of(workload);
+        let is_ours = |container: &str, entry: &EnvVar| {
+            let groups = ["containers", "initContainers"];
+            serde_json::to_value(entry).is_ok_and(|entry| ours::is_env(&entry))
+                || groups.iter().any(|group| {
+                    owners.own(&ours::env_path(workload, group, container, &entry.name))
+                })
+        };
         for container in containers {
             let chosen = self.containers.contains(&container.name)
                 || self.init_containers.contains(&container.name);
@@ -262,7 +289,7 @@ impl Injection {
             let taken = container.env.iter().flatten().find(|entry| {
                 self.env.iter().any(|our| our["name"] == json!(entry.name))
                     && !self.is_entry(entry)
-                    && !ours.has_env(&container.name, &entry.name)
+                    && !is_ours(&container.name, entry)
             });
             if let Some(entry) = taken {
                 return Err(Conflict {
@@ -342,41 +369,18 @@ impl Injection {
     }
 }
 
-/// What our field manager owns, read from the object's managed fields.
-struct Ours(Option<Value>);
-
-impl Ours {
-    fn of(meta: &ObjectMeta) -> Self {
-        Self(our_fields(meta))
-    }
-
-    fn has_env(&self, container: &str, name: &str) -> bool {
-        let Some(fields) = &self.0 else { return false };
-        let key = |name: &str| format!("k:{}", json!({ "name": name }));
-        ["f:containers", "f:initContainers"].iter().any(|group| {
-            !fields["f:spec"]["f:template"]["f:spec"][group][key(container)]["f:env"][key(name)]
-                .is_null()
-        })
-    }
-}
-
-fn our_fields(meta: &ObjectMeta) -> Option<Value> {
-    let entry = meta
-        .managed_fields
-        .iter()
-        .flatten()
-        .find(|entry| entry.manager.as_deref() == Some(names::INJECT_MANAGER))?;
-    let fields = entry.fields_v1.as_ref()?.0.clone();
-    (fields != json!({})).then_some(fields)
-}
-
 fn identity(workload: &Workload) -> Value {
     let (traits, meta) = (workload.traits(), &workload.metadata);
-    json!({
+    let mut identity = json!({
         "apiVersion": traits.api_version,
         "kind": traits.name,
         "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
-    })
+    });
+    if let Some(version) = &meta.resource_version {
+        // What arrives late must not bring back what has been taken away meanwhile.
+        identity["metadata"]["resourceVersion"] = json!(version);
+    }
+    identity
 }
 
 fn digest(parts: &[&str]) -> String {

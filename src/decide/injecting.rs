@@ -17,19 +17,18 @@ const CONTESTED_AFTER: usize = 4;
 
 impl Plan<'_> {
     pub(super) fn inject(&mut self, workload: &Workload, injection: &Injection, wants_hold: bool) {
-        let in_place = injection.is_in_place(workload, wants_hold);
-        if !in_place && self.was_rejected() {
-            return self.try_again(workload, injection, wants_hold);
+        let change = change(workload, injection, wants_hold);
+        let in_place = change.is_none();
+        if let Some(change) = change.clone().filter(|_| self.was_rejected()) {
+            return self.try_again(workload, change);
         }
         if !wants_hold {
             self.disarm();
         }
-        if !in_place {
-            if let Some(at) = self.contested(workload) {
-                self.look_again_at(at);
-            } else {
-                let patch = injection.patch(workload, wants_hold);
-                self.then.push(Effect::ApplyInjection(patch));
+        if let Some(change) = change {
+            match self.contested(workload) {
+                Some(at) => self.look_again_at(at),
+                None => self.then.push(change),
             }
         }
         let service = self.call_out();
@@ -96,17 +95,11 @@ impl Plan<'_> {
 
     /// The API server has refused the change before. Until it takes it, what people were told
     /// stays: to take it back before each attempt would wake the next attempt, without end.
-    pub(super) fn try_again(
-        &mut self,
-        workload: &Workload,
-        injection: &Injection,
-        wants_hold: bool,
-    ) {
+    pub(super) fn try_again(&mut self, workload: &Workload, change: Effect) {
         self.guard_dependents(workload);
         self.keep_armed(workload);
         self.keep_told();
-        let patch = injection.patch(workload, wants_hold);
-        self.then.push(Effect::ApplyInjection(patch));
+        self.then.push(change);
     }
 
     /// Keeps what people were told before, whatever was found since.
@@ -219,4 +212,12 @@ impl Plan<'_> {
         });
         injected
     }
+}
+
+/// What is to be done to the workload, if anything: what would stay goes first, since an apply makes a
+/// variable of two sources out of what has another one.
+fn change(workload: &Workload, injection: &Injection, hold: bool) -> Option<Effect> {
+    let apply = || Effect::ApplyInjection(injection.patch(workload, hold));
+    let leftovers = injection.remove_leftovers(workload, hold);
+    leftovers.or_else(|| (!injection.is_in_place(workload, hold)).then(apply))
 }

@@ -31,11 +31,10 @@ impl Plan<'_> {
             return;
         };
         let data = self.seen.config_map.as_ref().and_then(|c| c.data.as_ref());
-        let refused = matches!(self.seen.refusal, Some(Refusal::ProvisionRejected { .. }));
         let given = held || self.seen.config_map.is_some();
         let over =
             self.seen.namespace_terminating || self.then.contains(&Effect::RemoveHookFinalizer);
-        if given && !over && !refused && guard_uid(self.seen).is_some() && data != Some(&wanted) {
+        if given && !over && guard_uid(self.seen).is_some() && data != Some(&wanted) {
             self.then.push(Effect::ApplyConfigMap(wanted));
         }
     }

@@ -17,7 +17,9 @@
 //! - [`hold`]: whether a removal waits, as one table;
 //! - [`quorum`]: whether enough pods have acknowledged;
 //! - [`calling`]: whom to call, and when;
+//! - `disposition`: what becomes of what carries a guard;
 //! - [`farewell`]: what is left to do for a hook that is gone;
+//! - [`strays`]: what was copied or restored without its hook;
 //! - [`ack`]: whether an acknowledgement counts;
 //! - [`certificate`]: when a certificate is issued;
 //! - [`authority`]: which authority signs, and when another one takes its place;
@@ -33,6 +35,7 @@ pub mod bare;
 pub mod calling;
 pub mod certificate;
 pub mod completion;
+mod disposition;
 pub mod farewell;
 pub mod hold;
 pub mod hook;
@@ -48,6 +51,7 @@ pub mod quorum;
 pub mod removal;
 pub mod seen;
 pub mod stopping;
+pub mod strays;
 pub mod workload;
 
 pub use seen::{Decision, Effect, Fact, Next, Seen, Settings};

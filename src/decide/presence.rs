@@ -4,7 +4,7 @@
 //! leaves nothing that a pod could trip over.
 
 use jiff::SignedDuration;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::hook::{Plan, uid_of};
 use super::inject;
@@ -134,10 +134,8 @@ impl Plan<'_> {
         if self.was_rejected() {
             self.keep_told();
         }
-        let mut patch = inject::ejection(workload, false);
         // Of exactly what was seen: one that somebody deletes meanwhile is held, not ejected.
-        patch["metadata"]["resourceVersion"] = json!(workload.metadata.resource_version);
-        self.then.push(Effect::ApplyInjection(patch));
+        self.then.push(inject::eject(workload));
     }
 
     /// Hook or workload says that the hook is to keep out: take everything of ours off.
@@ -206,10 +204,7 @@ impl Plan<'_> {
     }
 
     pub(super) fn tell_refusal(&mut self, reason: Reason, message: &str) {
-        let before = condition::find(&self.status.conditions, ConditionType::Ready);
-        if before.is_none_or(|c| c.reason != reason.as_str()) {
-            self.notice(true, "Refused", message);
-        }
+        self.tell_once(reason, message);
         self.status.phase = Some(Phase::Pending);
         self.find(Finding::no(ConditionType::Ready, reason, message));
         self.find(Finding::no(ConditionType::Injected, reason, message));
@@ -218,6 +213,14 @@ impl Plan<'_> {
             None => self.keep(ConditionType::Armed),
         }
         self.keep(ConditionType::CertificateReady);
+    }
+
+    /// An Event, unless that is what people have been told before.
+    pub(super) fn tell_once(&mut self, reason: Reason, message: &str) {
+        let before = condition::find(&self.status.conditions, ConditionType::Ready);
+        if before.is_none_or(|c| c.reason != reason.as_str()) {
+            self.notice(true, "Refused", message);
+        }
     }
 
     /// Keeps what a condition said before.

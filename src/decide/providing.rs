@@ -40,13 +40,6 @@ impl Plan<'_> {
                 recorded,
             });
         }
-        if let Some(Refusal::ProvisionRejected { object, message }) = &self.seen.refusal {
-            self.first.clear();
-            self.look_again_after_refusal();
-            let message = format!("the API server refuses {object}: {message}");
-            self.refuse(Reason::Rejected, &message);
-            return false;
-        }
         if self.settings.tls && !self.certificate_is_as_wanted() {
             self.first.push(Effect::ApplyCertificate);
         }
@@ -102,6 +95,7 @@ impl Plan<'_> {
         };
         let reason = match ready.map(|c| c.reason.as_str()) {
             Some("SecretConflict") => Reason::SecretConflict,
+            Some("Rejected") => Reason::Rejected,
             None | Some("Issuing" | "Issued" | "HookNotFound") => Reason::Issuing,
             // `IssueFailed`, or what is wrong with the certificate authority.
             Some(_) => Reason::IssueFailed,

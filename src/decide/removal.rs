@@ -4,10 +4,11 @@
 //! kept; take the finalizer off. A crash between any two is finished on restart with the same
 //! outcome, because the closed request comes first in the hold table.
 
+use super::disposition::{Controller, Fate, deletion, disposition};
 use super::hold::Hold;
-use super::hook::{Plan, dependent, is_left_alone, uid_of};
+use super::hook::{Plan, uid_of};
 use super::pods::guard_uid;
-use super::seen::{Effect, controller_of, has_finalizer, is_owned_by};
+use super::seen::{Effect, has_finalizer, is_owned_by};
 use super::workload::Workload;
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::names;
@@ -33,8 +34,7 @@ impl Plan<'_> {
         }
     }
 
-    /// How the workload is being deleted. `orphan` and `foregroundDeletion` stand in its finalizers
-    /// for some milliseconds only; what became of the canary tells afterwards.
+    /// How the workload is being deleted.
     fn note_deletion(&mut self, workload: &Workload) {
         let meta = &workload.metadata;
         if meta.deletion_timestamp.is_none() || self.status.deletion == Some(Deletion::Orphan) {
@@ -46,20 +46,13 @@ impl Plan<'_> {
             .canaries
             .iter()
             .find(|c| c.metadata.name.as_deref() == Some(&name));
-        self.status.deletion = Some(
-            if has_finalizer(meta, names::ORPHAN_FINALIZER)
-                || canary.is_some_and(|c| is_left_alone(&c.metadata))
-            {
-                Deletion::Orphan
-            } else if has_finalizer(meta, names::FOREGROUND_FINALIZER)
-                || canary.is_some_and(|c| c.metadata.deletion_timestamp.is_some())
-                || self.status.deletion == Some(Deletion::Foreground)
-            {
-                Deletion::Foreground
-            } else {
-                Deletion::Background
-            },
-        );
+        let seen = deletion(meta, canary.map(|canary| &canary.metadata));
+        let before = self.status.deletion;
+        // A second deletion may be another one, and what once was seen is not seen again.
+        self.status.deletion = Some(match (before, seen) {
+            (Some(Deletion::Foreground), Deletion::Background) => Deletion::Foreground,
+            (_, seen) => seen,
+        });
     }
 
     fn release(&mut self, workload: &Workload, outcome: Outcome, message: &str) {
@@ -77,33 +70,42 @@ impl Plan<'_> {
         self.then.push(finalizer);
     }
 
-    /// Deletes by name and uid what the guard kept and nobody has adopted; else only unguards.
+    /// Deletes by name and uid what the guard kept, or only unguards it.
     fn delete_kept(&mut self, workload: &Workload, outcome: Outcome) {
         let uid = uid_of(&workload.metadata);
         let Some(guard) = guard_uid(self.seen).map(ToOwned::to_owned) else {
             return;
         };
+        let lives_on =
+            outcome == Outcome::Orphaned && !self.settings.planted.has(Bug::OrphansDeleted);
+        let seen = self
+            .status
+            .deletion
+            .filter(|seen| *seen != Deletion::Orphan);
+        let deletion = match lives_on {
+            true => Deletion::Orphan,
+            false => seen.unwrap_or(Deletion::Background),
+        };
+        let fate = Fate::leaves(&workload.metadata, deletion);
         for (kind, meta) in self.seen.dependents() {
             if !is_owned_by(meta, &guard) || meta.deletion_timestamp.is_some() {
                 continue;
             }
-            let adopted = controller_of(meta).is_some_and(|owner| owner.uid != uid);
-            let lives_on =
-                outcome == Outcome::Orphaned && !self.settings.planted.has(Bug::OrphansDeleted);
-            if adopted || lives_on {
-                self.then.push(Effect::Unguard(dependent(kind, meta)));
-            } else {
-                self.then.push(Effect::DeleteDependent {
-                    dependent: dependent(kind, meta),
-                    resource_version: meta.resource_version.clone().unwrap_or_default(),
-                    foreground: self.status.deletion == Some(Deletion::Foreground),
-                });
-            }
+            let controller = Controller::of(meta, Some(&uid));
+            let effect = disposition(fate, controller).effect(kind, meta);
+            self.then.extend(effect);
         }
     }
 
     /// The workload is being deleted and there is no finalizer of ours (any more).
     fn let_go(&mut self, workload: &Workload) {
+        if workload.metadata.deletion_timestamp.is_none() {
+            return self.report_namespace_going();
+        }
+        if self.hook_deleting() && !has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER) {
+            // Somebody else may keep the workload for long, and there is nothing left to do for it.
+            self.then.push(Effect::RemoveHookFinalizer);
+        }
         let request = self.request_for(workload, Trigger::Delete);
         let released = request.is_some_and(|request| request.state == RequestState::Closed);
         if released || self.status.completion.is_some() {
@@ -123,6 +125,23 @@ impl Plan<'_> {
             Reason::WorkloadDeleting,
             message,
         ));
+        self.find(Finding::no(
+            ConditionType::Blocking,
+            Reason::NothingHeld,
+            "no removal is waiting",
+        ));
+    }
+
+    /// The app has been called, and the workload's own turn comes in a moment.
+    fn report_namespace_going(&mut self) {
+        let message = "the namespace is being deleted: the app was called, and Kubernetes waits for nobody there";
+        self.status.phase = Some(Phase::Deleting);
+        self.find(Finding::no(
+            ConditionType::Ready,
+            Reason::WorkloadDeleting,
+            message,
+        ));
+        self.keep(ConditionType::Armed);
         self.find(Finding::no(
             ConditionType::Blocking,
             Reason::NothingHeld,

@@ -80,6 +80,8 @@ pub struct Seen {
     pub token: Option<TokenSecret>,
     /// A refusal of the API server or of the token Secret that the user has to hear about.
     pub refusal: Option<Refusal>,
+    /// Effects that the API server has just refused.
+    pub rejections: Vec<Rejection>,
 }
 
 /// This process's calls for one request and round, by uid of the pod.
@@ -124,13 +126,6 @@ pub enum Refusal {
         /// What the API server said.
         message: String,
     },
-    /// The API server refuses what pods need.
-    ProvisionRejected {
-        /// What was to be written.
-        object: String,
-        /// What the API server said.
-        message: String,
-    },
     /// The API server refuses to scale the workload.
     ScaleRejected {
         /// What the API server said.
@@ -141,6 +136,18 @@ pub enum Refusal {
         /// What the API server said.
         message: String,
     },
+}
+
+/// An effect that the API server refuses until a person acts: a quota, a policy, a webhook, a limit, or
+/// a right that is missing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rejection {
+    /// What was to be done.
+    pub effect: Effect,
+    /// To what.
+    pub object: String,
+    /// What the API server said.
+    pub message: String,
 }
 
 /// Something to be done; data, carried out by `cluster::apply`.
@@ -176,6 +183,8 @@ pub enum Effect {
     WriteStatus(Box<KrakeHookStatus>),
     /// Server-side apply of injection and finalizer to the workload.
     ApplyInjection(Value),
+    /// A JSON patch that takes entries of ours out of the workload, which others own too.
+    RemoveEntries(Vec<Value>),
     /// Create the canary of this workload.
     CreateCanary {
         /// Uid of the workload.
@@ -309,6 +318,8 @@ pub enum Fact {
     DependentGone(String),
     /// It was refused for good.
     Refused(Refusal),
+    /// So was this effect, and what follows it was not tried.
+    Rejected(Box<Rejection>),
 }
 
 /// When to look again.
@@ -466,6 +477,7 @@ impl Seen {
                 self.pods.retain(|pod| other(&pod.metadata));
             }
             Fact::Refused(refusal) => self.refusal = Some(refusal),
+            Fact::Rejected(rejection) => self.rejections.push(*rejection),
         }
     }
 }

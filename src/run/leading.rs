@@ -31,7 +31,7 @@ use crate::controllers::election::Tasks;
 use crate::controllers::feed::Feed;
 use crate::controllers::provided::Provided;
 use crate::controllers::synced::Waiter;
-use crate::controllers::{certificate, guard, hook, keeper};
+use crate::controllers::{certificate, guard, hook, keeper, strays};
 use crate::decide::Settings;
 use crate::decide::authority::AuthoritySettings;
 use crate::metrics::Metrics;
@@ -79,6 +79,7 @@ impl Leading {
         let (calls, caller, called) = callout::channel();
         tasks.spawn(named("caller", caller.run()));
         self.spawn_guards(&mut tasks, writer.clone(), stop);
+        self.spawn_strays(&mut tasks, writer.clone(), stop);
         if let Some(in_use) = &self.in_use {
             let keeping = AuthorityWriter {
                 client: client.clone(),
@@ -112,6 +113,21 @@ impl Leading {
         let stopped = stop.clone().cancelled_owned();
         tasks.spawn(named("guards", async move {
             guard::run(context, &watches, stopped).await;
+        }));
+    }
+
+    /// What was copied or restored without its hook.
+    fn spawn_strays(&self, tasks: &mut Tasks, writer: Writer, stop: &CancellationToken) {
+        let context = strays::Context {
+            writer,
+            caches: self.caches.clone(),
+            synced: self.synced.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let watches = Role::Replica.client(&self.clients.watches);
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(named("strays", async move {
+            strays::run(context, &watches, stopped).await;
         }));
     }
 

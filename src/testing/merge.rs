@@ -36,25 +36,69 @@ pub fn merge(base: &mut Value, applied: &Value) {
     }
 }
 
-/// The managed fields of what we applied, as far as anybody asks: which env of which container.
-pub fn managed(applied: &Value) -> Value {
-    let pod = &applied["spec"]["template"]["spec"];
-    if pod.is_null() && applied["metadata"]["finalizers"].is_null() {
-        return json!({});
+/// The managed fields of what somebody wrote.
+pub fn managed(written: &Value) -> Value {
+    let mut fields = json!({});
+    let metadata = of_fields(
+        &written["metadata"],
+        &["labels", "annotations", "finalizers"],
+    );
+    if metadata != json!({}) {
+        fields["f:metadata"] = metadata;
     }
-    let mut groups = json!({});
-    for group in ["containers", "initContainers"] {
-        for container in pod[group].as_array().into_iter().flatten() {
-            let mut env = json!({});
-            for entry in container["env"].as_array().into_iter().flatten() {
-                env[key(&entry["name"])] = json!({});
-            }
-            groups[format!("f:{group}")][key(&container["name"])]["f:env"] = env;
-        }
+    if written["spec"].is_object() {
+        fields["f:spec"] = of(&written["spec"], "spec");
     }
-    json!({"f:metadata": {"f:finalizers": {}}, "f:spec": {"f:template": {"f:spec": groups}}})
+    fields
 }
 
-fn key(name: &Value) -> String {
-    format!("k:{}", json!({"name": name}))
+fn of_fields(object: &Value, names: &[&str]) -> Value {
+    let mut fields = json!({});
+    for name in names.iter().filter(|name| !object[**name].is_null()) {
+        fields[format!("f:{name}")] = of(&object[*name], name);
+    }
+    fields
+}
+
+fn of(value: &Value, name: &str) -> Value {
+    let mut fields = json!({});
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                fields[format!("f:{name}")] = of(value, name);
+            }
+        }
+        Value::Array(entries) => {
+            let key = KEYS.iter().find(|(list, _)| *list == name);
+            for entry in entries {
+                match key {
+                    Some((_, key)) => {
+                        let place = format!("k:{}", json!({*key: entry[*key]}));
+                        fields[place] = of(entry, "");
+                    }
+                    None if name == "finalizers" => fields[format!("v:{entry}")] = json!({}),
+                    None => {}
+                }
+            }
+        }
+        _ => {}
+    }
+    fields
+}
+
+/// Takes out empty lists and maps below a list or map, as the API server does.
+pub fn without_empty(value: &mut Value) {
+    let empty = |value: &Value| {
+        value.as_array().is_some_and(Vec::is_empty)
+            || value.as_object().is_some_and(serde_json::Map::is_empty)
+    };
+    match value {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(without_empty);
+            // A volume may have an empty source, which says something.
+            fields.retain(|name, value| name == "emptyDir" || !empty(value));
+        }
+        Value::Array(entries) => entries.iter_mut().for_each(without_empty),
+        _ => {}
+    }
 }

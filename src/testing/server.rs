@@ -4,13 +4,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::build::NAMESPACE;
+use super::merge;
 use super::world::{Propagation, World, mark_deleted};
 use crate::api::kind::Change;
 use crate::api::status::TokenSecret;
 use crate::api::{KrakeHookStatus, names};
 use crate::cluster::objects;
 use crate::decide::pods::guard_uid;
-use crate::decide::seen::{Dependent, Refusal, has_finalizer};
+use crate::decide::seen::{Dependent, Refusal, Rejection, has_finalizer};
 use crate::decide::{Effect, Fact, Seen};
 
 /// Somebody was faster, or what was meant is not there.
@@ -20,6 +21,13 @@ pub struct Conflict;
 impl World {
     /// Carries out one effect. A call to the app is the caller's.
     pub fn apply(&mut self, seen: &Seen, effect: &Effect) -> Result<Fact, Conflict> {
+        if self.rejects.is_some_and(|rejects| rejects(effect)) {
+            return Ok(Fact::Rejected(Box::new(Rejection {
+                effect: effect.clone(),
+                object: "the object".into(),
+                message: "exceeded quota".into(),
+            })));
+        }
         match effect {
             Effect::AddHookFinalizer => self.change_hook(seen, |meta| {
                 let finalizers = meta.finalizers.get_or_insert_default();
@@ -46,6 +54,10 @@ impl World {
             }
             Effect::WriteStatus(status) => self.write_status(seen, status),
             Effect::ApplyInjection(patch) => self.inject(patch),
+            Effect::RemoveEntries(patch) => {
+                let name = seen.hook.spec.workload.name.clone();
+                self.remove_entries(&name, patch)
+            }
             Effect::CreateCanary { workload_uid } => {
                 let object = objects::canary(seen, workload_uid);
                 let canary = self.applied(object, |w| &mut w.config_maps);
@@ -171,6 +183,27 @@ impl World {
         }
         self.sweep();
         let left = self.workload(&name);
+        Ok(left.map_or(Fact::WorkloadGone, |w| Fact::Workload(Box::new(w))))
+    }
+
+    /// Takes entries out of a workload by a JSON patch. Of what is left nobody asks who applied it.
+    pub fn remove_entries(&mut self, name: &str, patch: &[Value]) -> Result<Fact, Conflict> {
+        let mut object = self.shown(name).ok_or(Conflict)?;
+        let patch: json_patch::Patch = serde_json::from_value(json!(patch)).expect("a patch");
+        json_patch::patch(&mut object, &patch).map_err(|_| Conflict)?;
+        merge::without_empty(&mut object["spec"]["template"]);
+        let version = self.next_version();
+        let workload = self.workloads.get_mut(name).ok_or(Conflict)?;
+        let uid = workload.meta.uid.clone();
+        workload.meta = serde_json::from_value(object["metadata"].clone()).expect("metadata");
+        workload.meta.uid = uid;
+        workload.meta.managed_fields = None;
+        workload.meta.generation = workload.meta.generation.map(|g| g + 1);
+        workload.meta.resource_version = Some(version);
+        workload.written = object["spec"].clone();
+        workload.applied = None;
+        self.sweep();
+        let left = self.workload(name);
         Ok(left.map_or(Fact::WorkloadGone, |w| Fact::Workload(Box::new(w))))
     }
 

@@ -16,11 +16,11 @@ use super::merge;
 use crate::api::kind::{Change, Stop, WorkloadKind};
 use crate::api::status::{AckResult, TokenSecret};
 use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, names};
-use crate::decide;
 use crate::decide::ack::{self, Incoming, Look, Verdict};
 use crate::decide::bare;
 use crate::decide::farewell::Remains;
-use crate::decide::seen::{CallsMade, Seen, has_finalizer, is_owned_by};
+use crate::decide::seen::{CallsMade, Seen, has_finalizer, is_let_go, is_owned_by};
+use crate::decide::{self, Effect};
 
 /// A workload, kept as who wrote what.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Workload {
     pub written: Value,
     /// What our field manager applied last.
     pub applied: Option<Value>,
+    /// Somebody has reset its managed fields.
+    pub reset: bool,
     /// Nobody has written its replicas since we did.
     pub scaled_by_us: bool,
     /// What its controller says.
@@ -83,6 +85,8 @@ pub struct World {
     pub namespace_terminating: bool,
     /// From then on Kubernetes ends everything in it.
     pub namespace_ends: Option<Timestamp>,
+    /// A quota, a policy or a webhook refuses these effects.
+    pub rejects: Option<fn(&Effect) -> bool>,
     /// An admission policy refuses our change to workloads.
     pub refuses_injection: bool,
     /// A Secret of the needed name is somebody else's.
@@ -133,6 +137,7 @@ impl World {
             secrets: BTreeMap::new(),
             namespace_terminating: false,
             namespace_ends: None,
+            rejects: None,
             refuses_injection: false,
             secret_taken: false,
             app: ("200", false),
@@ -174,6 +179,7 @@ impl World {
             meta,
             written: deployment.0["spec"].clone(),
             applied: None,
+            reset: false,
             scaled_by_us: false,
             status: json!({}),
         };
@@ -294,11 +300,24 @@ impl World {
 
     /// A workload as the API server shows it.
     pub fn workload(&self, name: &str) -> Option<decide::Workload> {
+        self.shown(name).map(|object| Build(object).workload())
+    }
+
+    /// The same, as JSON.
+    pub(super) fn shown(&self, name: &str) -> Option<Value> {
         let kept = self.workloads.get(name)?;
         let traits = kept.kind.traits();
         let mut object = json!({"apiVersion": traits.api_version, "kind": traits.name,
             "metadata": kept.meta, "spec": kept.written, "status": kept.status});
-        let mut managers = vec![json!({"manager": "kubectl", "operation": "Update"})];
+        let mut written = object.clone();
+        let applied = kept.applied.as_ref();
+        if applied.is_some_and(|applied| !applied["metadata"]["finalizers"].is_null())
+            && let Some(meta) = written["metadata"].as_object_mut()
+        {
+            meta.remove("finalizers");
+        }
+        let mut managers = vec![json!({"manager": "kubectl", "operation": "Update",
+            "fieldsType": "FieldsV1", "fieldsV1": merge::managed(&written)})];
         if let Some(applied) = &kept.applied {
             if let Some(labels) = applied["metadata"].get("labels") {
                 let own = json!({"labels": labels});
@@ -317,8 +336,10 @@ impl World {
                 "manager": names::SCALE_MANAGER, "operation": "Update",
                 "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {field: {}}}}));
         }
-        object["metadata"]["managedFields"] = json!(managers);
-        Some(Build(object).workload())
+        if !kept.reset {
+            object["metadata"]["managedFields"] = json!(managers);
+        }
+        Some(object)
     }
 
     /// What the hook controller sees of a hook.
@@ -329,6 +350,7 @@ impl World {
         let age = |hook: &KrakeHook| hook.metadata.creation_timestamp.clone();
         let rival = self.hooks.values().find(|other| {
             other.spec.workload == hook.spec.workload
+                && !is_let_go(&other.metadata)
                 && (age(other), &other.metadata.name) < (age(&hook), &hook.metadata.name)
         });
         let called = hook
@@ -368,6 +390,7 @@ impl World {
             injections: Vec::new(),
             token: None,
             refusal: None,
+            rejections: Vec::new(),
             hook,
         };
         self.add_bare(&mut seen);
@@ -379,11 +402,13 @@ impl World {
         let guard = self.guards.get(guard)?.clone();
         let hook = &guard.spec.hook;
         let living = self.hooks.get(&hook.name);
+        let living = living.filter(|h| !is_let_go(&h.metadata));
         if living.is_some_and(|h| h.metadata.uid.as_ref() == Some(&hook.uid)) {
             return None;
         }
         let name = &guard.spec.workload.name;
-        let taken = self.hooks.values().any(|h| &h.spec.workload.name == name);
+        let names_it = |h: &KrakeHook| &h.spec.workload.name == name && !is_let_go(&h.metadata);
+        let taken = self.hooks.values().any(names_it);
         Some(Remains {
             workload: self.workload(name).filter(|_| !taken),
             replica_sets: self.labelled_sets(&hook.name),

@@ -6,7 +6,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::{DynamicObject, PartialObjectMeta};
 use serde_json::{Value, json};
 
-use super::{Writer, deleted, guard, provided, without_finalizer};
+use super::{Writer, deleted, guard, without_finalizer};
 use crate::api::kind::Stop;
 use crate::api::{DependentKind, WorkloadKind, names};
 use crate::cluster::{Act, Error, objects, observe, said};
@@ -19,22 +19,35 @@ impl Writer {
         let Some(workload) = &seen.workload else {
             return Ok(Fact::WorkloadGone);
         };
-        match self.change(seen.namespace(), workload.kind, patch).await {
-            Ok(workload) => Ok(Fact::Workload(Box::new(workload))),
-            // Another workload has its name now.
-            Err(error) if error.code() == 422 && said(&error.source).contains("uid") => {
-                Err(Error {
-                    act: Act::Patch,
-                    ..error
-                })
-            }
-            Err(error) if matches!(error.code(), 403 | 422) => {
-                Ok(Fact::Refused(Refusal::InjectionRejected {
-                    message: said(&error.source),
-                }))
-            }
+        changed(self.change(seen.namespace(), workload.kind, patch).await)
+    }
+
+    pub(super) async fn take_out(&self, seen: &Seen, patch: &[Value]) -> Result<Fact, Error> {
+        let Some(workload) = &seen.workload else {
+            return Ok(Fact::WorkloadGone);
+        };
+        match self.remove_entries(workload, patch).await {
+            Ok(None) => Ok(Fact::WorkloadGone),
+            Ok(Some(workload)) => Ok(Fact::Workload(Box::new(workload))),
+            Err(error) if error.code() == 403 => changed(Err(error)),
             Err(error) => Err(error),
         }
+    }
+
+    /// A JSON patch that takes entries of ours out of a workload; nothing if it is gone.
+    pub async fn remove_entries(
+        &self,
+        workload: &Workload,
+        patch: &[Value],
+    ) -> Result<Option<Workload>, Error> {
+        let meta = &workload.metadata;
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let kind = workload.kind;
+        let api = observe::workloads(&self.client, kind, namespace);
+        let left = self.patched(&api, kind.traits().name, meta, json!(patch));
+        let left = left.await?.map(|object| observe::read(kind, object));
+        let described = || format!("{workload} in {namespace}");
+        left.transpose().map_err(Error::of(Act::Get, described()))
     }
 
     /// By server-side apply: one that stands there without its labels, by which it is found, gets
@@ -47,8 +60,8 @@ impl Writer {
         let canary = objects::canary(seen, workload_uid);
         let applied = self
             .applied::<ConfigMap>(seen, names::CONTROLLER_MANAGER, &canary)
-            .await;
-        provided(applied, |canary| Fact::Canary(Box::new(canary)))
+            .await?;
+        Ok(Fact::Canary(Box::new(applied)))
     }
 
     pub(super) async fn remove_canary(&self, seen: &Seen, name: &str) -> Result<Fact, Error> {
@@ -287,6 +300,24 @@ impl Writer {
             }
             Err(source) => Err(Error::of(Act::Patch, object())(source)),
         }
+    }
+}
+
+/// The changed workload; or that the API server refuses the change until a person acts.
+fn changed(answer: Result<Workload, Error>) -> Result<Fact, Error> {
+    match answer {
+        Ok(workload) => Ok(Fact::Workload(Box::new(workload))),
+        // Another workload has its name now.
+        Err(error) if error.code() == 422 && said(&error.source).contains("uid") => Err(Error {
+            act: Act::Patch,
+            ..error
+        }),
+        Err(error) if matches!(error.code(), 403 | 422) => {
+            Ok(Fact::Refused(Refusal::InjectionRejected {
+                message: said(&error.source),
+            }))
+        }
+        Err(error) => Err(error),
     }
 }
 

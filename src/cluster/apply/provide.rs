@@ -150,7 +150,16 @@ fn unwritten(error: SecretError) -> Error {
             name,
             source,
         } => Error::of(Act::Update, format!("Secret {namespace}/{name}"))(source),
-        _ => Error::of(Act::Create, "a Secret")(kube::Error::Service(described.into())),
+        SecretError::Probe { namespace, source } => Error::of(
+            Act::Create,
+            format!("a Secret in {namespace}, as a dry run"),
+        )(source),
+        // The server's answer is none: it passes by itself.
+        SecretError::Taken { .. }
+        | SecretError::NamespaceTerminating { .. }
+        | SecretError::Answer { .. } => {
+            Error::of(Act::Create, "a Secret")(kube::Error::Service(described.into()))
+        }
     }
 }
 

@@ -137,6 +137,19 @@ impl Regarding {
             workload: seen.workload.as_ref().map(reference),
         }
     }
+
+    /// A workload without a hook.
+    pub fn workload(workload: &Workload) -> Self {
+        Self::object(reference(workload))
+    }
+
+    /// Any one object.
+    pub fn object(object: ObjectReference) -> Self {
+        Self {
+            hook: object,
+            workload: None,
+        }
+    }
 }
 
 /// A workload as Events refer to it.

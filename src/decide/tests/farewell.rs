@@ -50,7 +50,7 @@ fn delete() -> Effect {
 }
 
 fn eject(workload: &Build) -> Effect {
-    Effect::ApplyInjection(inject::ejection(&workload.clone().workload(), false))
+    inject::eject(&workload.clone().workload())
 }
 
 fn release() -> Effect {

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::api::WorkloadKind;
 use crate::api::condition::Reason;
-use crate::decide::Settings;
 use crate::decide::inject::{self, Conflict, HookIdentity, Injection};
+use crate::decide::{Effect, Settings};
 use crate::testing::build::{self, Build, NAME};
 use crate::testing::merge;
 
@@ -427,4 +427,163 @@ fn the_stamp_changes_with_what_pods_get_and_with_nothing_else() {
     }
     let (prefix, _) = first.split_once('-').unwrap();
     assert_eq!(prefix, inject::stamp_prefix(uid));
+}
+
+/// A workload as it comes out of a backup, or is copied: with our entries, and nobody knows whose.
+fn restored(workload: &Build, injection: &Injection) -> Build {
+    let bare = workload.clone().workload();
+    let mut restored = applied(workload, &injection.patch(&bare, true));
+    restored.0["metadata"]["managedFields"] = Value::Null;
+    restored.0["metadata"]["resourceVersion"] = json!("7");
+    restored
+}
+
+fn patched(workload: &Build, effect: &Effect) -> Build {
+    let Effect::RemoveEntries(patch) = effect else {
+        panic!("no JSON patch: {effect:?}");
+    };
+    let patch: json_patch::Patch = serde_json::from_value(json!(patch)).unwrap();
+    let mut object = workload.clone();
+    json_patch::patch(&mut object.0, &patch).unwrap();
+    object
+}
+
+/// What the API server does not tell apart.
+fn plainly(build: Build) -> Value {
+    let mut template = serde_json::to_value(build.workload().template).unwrap();
+    merge::without_empty(&mut template);
+    template
+}
+
+#[test]
+fn every_change_of_a_workload_names_the_version_it_was_decided_on() {
+    let seen = workload().with("/metadata/resourceVersion", json!("7"));
+    let changes = [
+        patch(both(), &seen, &tls(), true),
+        inject::ejection(&seen.clone().workload(), false),
+    ];
+    for change in changes {
+        assert_eq!(change["metadata"]["resourceVersion"], json!("7"));
+        assert_eq!(change["metadata"]["uid"], json!("bbbbbbbb-0000"));
+    }
+    let held = seen.finalizer(crate::api::names::SHUTDOWN_FINALIZER);
+    let Effect::RemoveEntries(patch) = inject::eject(&held.workload()) else {
+        panic!("nobody says that it is ours alone");
+    };
+    let version = json!({"op": "test", "path": "/metadata/resourceVersion", "value": "7"});
+    assert!(patch.contains(&version));
+}
+
+#[test]
+fn what_a_backup_brings_back_is_taken_over_by_the_hook_that_is_restored() {
+    let settings = tls();
+    let earlier = HookIdentity {
+        name: NAME,
+        uid: "eeeeeeee-0000",
+    };
+    let spec = both().hook().spec;
+    let user = workload().with(
+        "/spec/template/spec/containers/0/env",
+        json!([{"name": "A", "value": "b"}]),
+    );
+    let of_earlier =
+        inject::injection(earlier, &spec, &settings, &user.clone().workload()).unwrap();
+    let restored = restored(&user, &of_earlier);
+    let now = inject(both(), &restored, &settings).expect("our own entries are in nobody's way");
+    assert_eq!(
+        now.remove_leftovers(&restored.clone().workload(), true),
+        None
+    );
+    assert!(!now.is_in_place(&restored.clone().workload(), true));
+    let taken = applied(&restored, &now.patch(&restored.clone().workload(), true));
+    assert!(now.is_in_place(&taken.workload(), true));
+
+    // What the hook wants no more goes, and what is the user's stays.
+    let other = both().with("/spec/complete/env", json!({"token": "T", "url": "U"}));
+    let other = other.with("/spec/containers", json!(["app"]));
+    let wanted = inject(other, &restored, &settings).unwrap();
+    let removal = wanted
+        .remove_leftovers(&restored.clone().workload(), false)
+        .unwrap();
+    let left = patched(&restored, &removal);
+    assert_eq!(left.0["metadata"]["finalizers"], json!([]));
+    assert_eq!(
+        left.0["spec"]["template"]["spec"]["containers"][1]["env"],
+        json!([])
+    );
+    assert_eq!(
+        wanted.remove_leftovers(&left.clone().workload(), false),
+        None
+    );
+    let names = &left.0["spec"]["template"]["spec"]["containers"][0]["env"];
+    let names: Vec<_> = names
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| &e["name"])
+        .collect();
+    assert!(names.contains(&&json!("A")) && !names.contains(&&json!("KRAKE_COMPLETE_URL")));
+}
+
+#[test]
+fn nothing_that_is_to_be_taken_out_depends_on_managed_fields() {
+    let own_env = json!([{"name": "A", "value": "b"}, {"name": "LATER", "value": "c"}]);
+    let own_mount = json!([{"name": "data", "mountPath": "/data"}]);
+    let user = workload()
+        .with("/spec/template/spec/containers/0/env", own_env)
+        .with("/spec/template/spec/containers/0/volumeMounts", own_mount)
+        .with(
+            "/spec/template/spec/volumes",
+            json!([{"name": "data", "emptyDir": {}}]),
+        )
+        .with("/spec/template/metadata/annotations", json!({"a": "b"}));
+    for (settings, user) in [(tls(), workload()), (tls(), user.clone()), (plain(), user)] {
+        let injection = inject(both(), &user, &settings).unwrap();
+        let restored = restored(&user, &injection);
+        assert!(inject::is_touched(&restored.clone().workload()));
+        let left = patched(&restored, &inject::eject(&restored.clone().workload()));
+        assert_eq!(plainly(left.clone()), plainly(user));
+        assert!(!inject::is_touched(&left.workload()));
+        // Owned by us and by somebody else: an apply would leave half of each entry.
+        let mut shared = applied(&workload(), &injection.patch(&workload().workload(), true));
+        assert!(matches!(
+            inject::eject(&shared.clone().workload()),
+            Effect::ApplyInjection(_)
+        ));
+        shared.0["metadata"]["resourceVersion"] = json!("7");
+        let fields = shared.0["metadata"]["managedFields"].clone();
+        shared.0["metadata"]["managedFields"] = json!([fields[0], {"manager": "kubectl",
+            "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": fields[0]["fieldsV1"]}]);
+        let left = patched(&shared, &inject::eject(&shared.clone().workload()));
+        assert_eq!(plainly(left), plainly(workload()));
+    }
+}
+
+#[test]
+fn a_users_own_entries_are_never_taken_for_ours() {
+    let env = json!([
+        {"name": "KRAKE_TOKEN", "value": "mine"},
+        {"name": "KRAKE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        {"name": "T", "valueFrom": {"secretKeyRef": {"name": "mine-krake-box", "key": "token"}}},
+        {"name": "U", "valueFrom": {"secretKeyRef": {"name": "x-krake-01234567", "key": "other"}}},
+        {"name": "V", "value": "$(HOST)/$(KRAKE_POD_UID)"},
+    ]);
+    let mount = json!([{"name": "krake-cert", "mountPath": "/mine"}]);
+    let sources =
+        json!([{"secret": {"name": "x-krake-01234567-tls"}}, {"secret": {"name": "mine"}}]);
+    for volume in [
+        json!({"emptyDir": {}}),
+        json!({"projected": {"sources": sources}}),
+    ] {
+        let mut volume = volume;
+        volume["name"] = json!("krake-cert");
+        let user = workload()
+            .with("/spec/template/spec/containers/0/env", env.clone())
+            .with(
+                "/spec/template/spec/containers/0/volumeMounts",
+                mount.clone(),
+            )
+            .with("/spec/template/spec/volumes", json!([volume]));
+        assert!(!inject::is_touched(&user.workload()), "{volume}");
+    }
 }

@@ -126,7 +126,7 @@ impl Operator {
         self.down = false;
         for round in 0..400 {
             let next = self.rest();
-            if round > 5 && (self.world.refuses_injection || self.world.secret_taken) {
+            if round > 5 && self.is_refused() {
                 // It is tried again for ever, and nothing comes of it.
                 return;
             }
@@ -223,7 +223,12 @@ impl Operator {
                     }
                     _ => {}
                 }
-                seen.absorb(fact.map_err(|_| Stop::Conflict)?);
+                let fact = fact.map_err(|_| Stop::Conflict)?;
+                let rejected = matches!(fact, Fact::Rejected(_));
+                seen.absorb(fact);
+                if rejected {
+                    break;
+                }
             }
         }
         panic!("decisions do not come to an end: {}", self.world.summary());
@@ -234,10 +239,12 @@ impl Operator {
             return Ok(());
         };
         let namespace = left.workload.as_ref().map(|w| &w.metadata);
+        let workload = left.guard.spec.workload.name.clone();
         for effect in farewell::decide(&left, self.world.now).effects {
             self.spend()?;
             let done = match &effect {
                 Effect::ApplyInjection(patch) => self.world.inject(patch),
+                Effect::RemoveEntries(patch) => self.world.remove_entries(&workload, patch),
                 Effect::Unguard(set) => self.world.guard(set, None),
                 Effect::DeleteDependent {
                     dependent,
@@ -333,6 +340,11 @@ impl Operator {
         !open.is_empty()
     }
 
+    fn is_refused(&self) -> bool {
+        let world = &self.world;
+        world.refuses_injection || world.secret_taken || world.rejects.is_some()
+    }
+
     /// Until then there is nothing to do, whatever the clock says.
     fn stays_quiet_until(&mut self, end: Timestamp) {
         let left = end.duration_since(self.world.now);
@@ -347,9 +359,8 @@ impl Operator {
                 seen.calls = self.calls_of(&seen.status());
                 seen.injections.clone_from(&self.injections);
                 let decision = hook::decide(&seen, &self.settings, now);
-                let refused = self.world.refuses_injection || self.world.secret_taken;
                 assert!(
-                    decision.effects.is_empty() || refused,
+                    decision.effects.is_empty() || self.is_refused(),
                     "at {now}, before {end}: {:?}",
                     decision.effects
                 );

@@ -1,0 +1,413 @@
+//! Finds what is ours and nobody's, see [`crate::decide::strays`]: watches what carries our finalizer,
+//! and asks about it live once no hook in the cache has named it for some seconds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, ListParams};
+use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use tokio::time::Instant;
+
+use super::backoff::Reopen;
+use super::everything;
+use super::synced::Waiter;
+use crate::api::{WorkloadKind, names};
+use crate::cluster::apply::Writer;
+use crate::cluster::observe::{Caches, resource};
+use crate::cluster::strays::{Look, hook_of, release_workload, remove_canary};
+use crate::cluster::{Act, Class, Error};
+use crate::decide::seen::{has_finalizer, is_let_go};
+use crate::decide::strays::grace;
+use crate::metrics::Metrics;
+
+/// How often it is looked whether somebody names what carries our finalizer.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long after a look that failed, or found somebody concerned, there is another one.
+const PAUSE: Duration = Duration::from_secs(8);
+/// How often a namespace that is being deleted is searched for what no watch tells.
+const SEARCH: Duration = Duration::from_secs(10);
+
+/// What this needs.
+pub struct Context {
+    /// Writes.
+    pub writer: Writer,
+    /// Caches of the hook controller.
+    pub caches: Caches,
+    /// Nothing is decided until every watch has told all there is.
+    pub synced: Waiter,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Something that carries a finalizer of ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Object {
+    Workload(WorkloadKind, String, String),
+    Canary(String, String),
+}
+
+/// How long it has been nobody's.
+#[derive(Clone, Debug)]
+struct Carrier {
+    deleting: bool,
+    since: Option<Instant>,
+    not_before: Instant,
+}
+
+/// All that carries a finalizer of ours, and what was let go lately.
+#[derive(Default)]
+struct Carriers {
+    all: BTreeMap<Object, Carrier>,
+    released: HashMap<Object, u32>,
+}
+
+/// Runs until `shutdown`.
+pub async fn run(context: Context, watches: &Client, shutdown: impl Future<Output = ()> + Send) {
+    let mut carriers = Carriers::default();
+    let mut searched = HashMap::new();
+    let mut changes = futures::stream::select_all(carrying().map(|kind| changes(watches, kind)));
+    let mut clock = tokio::time::interval(EVERY);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::pin!(shutdown);
+    tokio::select! {
+        () = &mut shutdown => return,
+        _ = context.synced.wait() => {}
+    }
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return,
+            Some((kind, event)) = changes.next() => carriers.hear(kind, event),
+            _ = clock.tick() => {
+                let work = async {
+                    context.search(&mut carriers, &mut searched).await;
+                    context.look(&mut carriers).await;
+                };
+                tokio::select! {
+                    () = &mut shutdown => return,
+                    () = work => {}
+                }
+            }
+        }
+    }
+}
+
+/// The kinds that a removal can be made to wait of.
+fn carrying() -> impl Iterator<Item = WorkloadKind> {
+    WorkloadKind::all().filter(|kind| kind.traits().guarded.is_some())
+}
+
+/// Changes of one kind. Of Jobs there may be a great many: those that a hook has reached have its label.
+fn changes(
+    client: &Client,
+    kind: WorkloadKind,
+) -> futures::stream::BoxStream<
+    'static,
+    (
+        WorkloadKind,
+        watcher::Event<PartialObjectMeta<DynamicObject>>,
+    ),
+> {
+    let config = match is_labelled(kind) {
+        true => everything().labels(names::HOOK_LABEL),
+        false => everything(),
+    };
+    watcher(Api::all_with(client.clone(), &resource(kind)), config)
+        .backoff(Reopen::default())
+        .filter_map(move |event| {
+            let event = event.inspect_err(|error| {
+                tracing::warn!(kind = kind.traits().name, %error, "watch failed; it is opened again");
+            });
+            std::future::ready(event.ok().map(|event| (kind, event)))
+        })
+        .boxed()
+}
+
+fn is_labelled(kind: WorkloadKind) -> bool {
+    kind == WorkloadKind::Job
+}
+
+impl Carriers {
+    fn hear(
+        &mut self,
+        kind: WorkloadKind,
+        event: watcher::Event<PartialObjectMeta<DynamicObject>>,
+    ) {
+        match event {
+            watcher::Event::Apply(found) | watcher::Event::InitApply(found) => {
+                self.note(
+                    of_workload(kind, &found.metadata),
+                    &found.metadata,
+                    names::SHUTDOWN_FINALIZER,
+                );
+            }
+            watcher::Event::Delete(gone) => {
+                self.all.remove(&of_workload(kind, &gone.metadata));
+            }
+            // What went unseen is found to be gone when it is looked at.
+            watcher::Event::Init | watcher::Event::InitDone => {}
+        }
+    }
+
+    fn note(&mut self, object: Object, meta: &ObjectMeta, finalizer: &str) {
+        if !has_finalizer(meta, finalizer) {
+            self.all.remove(&object);
+            return;
+        }
+        let new = Carrier {
+            deleting: false,
+            since: None,
+            not_before: Instant::now(),
+        };
+        let carrier = self.all.entry(object).or_insert(new);
+        carrier.deleting = meta.deletion_timestamp.is_some();
+    }
+
+    /// What has been nobody's for long enough, given what somebody is concerned with.
+    fn due(&mut self, concerned: impl Fn(&Object) -> bool, now: Instant) -> Vec<Object> {
+        let mut due = Vec::new();
+        for (object, carrier) in &mut self.all {
+            if concerned(object) {
+                carrier.since = None;
+                continue;
+            }
+            let since = *carrier.since.get_or_insert(now);
+            let released = self.released.get(object).copied().unwrap_or_default();
+            let grace = Duration::try_from(grace(carrier.deleting, released)).unwrap_or_default();
+            if now >= (since + grace).max(carrier.not_before) {
+                due.push(object.clone());
+            }
+        }
+        due
+    }
+
+    fn looked(&mut self, object: &Object, look: Result<Look, ()>, now: Instant) {
+        match look {
+            Ok(Look::Clean) => {
+                self.all.remove(object);
+            }
+            Ok(Look::Released) => {
+                self.all.remove(object);
+                *self.released.entry(object.clone()).or_default() += 1;
+            }
+            Ok(Look::Concerned) | Err(()) => {
+                if let Some(carrier) = self.all.get_mut(object) {
+                    carrier.not_before = now + PAUSE;
+                }
+            }
+        }
+    }
+}
+
+impl Context {
+    async fn look(&self, carriers: &mut Carriers) {
+        for canary in self.caches.config_maps.state() {
+            let meta = &canary.metadata;
+            carriers.note(of_canary(meta), meta, names::CANARY_FINALIZER);
+        }
+        let (named, living) = (self.named(), self.living());
+        let concerned = |object: &Object| match object {
+            Object::Workload(..) => named.contains(object),
+            Object::Canary(namespace, _) => self
+                .canary(object)
+                .and_then(|canary| Some((namespace.clone(), hook_of(&canary.metadata)?.to_owned())))
+                .is_some_and(|hook| living.contains(&hook)),
+        };
+        for object in carriers.due(concerned, Instant::now()) {
+            let look = match &object {
+                Object::Workload(kind, namespace, name) => {
+                    release_workload(&self.writer, *kind, namespace, name).await
+                }
+                Object::Canary(..) => match self.canary(&object) {
+                    Some(canary) => remove_canary(&self.writer, &canary).await,
+                    None => Ok(Look::Clean),
+                },
+            };
+            match &look {
+                Ok(Look::Released) => tracing::info!(?object, "nobody's: let go"),
+                Ok(look) => tracing::debug!(?object, ?look, "looked at"),
+                Err(error) => self.failed(error),
+            }
+            carriers.looked(&object, look.map_err(|_| ()), Instant::now());
+        }
+    }
+
+    /// What no watch tells, where it does harm: finalizers without our labels keep a namespace for ever.
+    async fn search(&self, carriers: &mut Carriers, searched: &mut HashMap<String, Instant>) {
+        let terminating: BTreeSet<String> = self
+            .caches
+            .namespaces
+            .state()
+            .iter()
+            .filter(|namespace| namespace.metadata.deletion_timestamp.is_some())
+            .map(|namespace| namespace.name_any())
+            .collect();
+        searched.retain(|namespace, _| terminating.contains(namespace));
+        for namespace in terminating {
+            // Not at once: most namespaces are gone in a moment.
+            let next = searched
+                .entry(namespace.clone())
+                .or_insert_with(|| Instant::now() + SEARCH);
+            if Instant::now() < *next {
+                continue;
+            }
+            *next = Instant::now() + SEARCH;
+            if let Err(error) = self.search_in(&namespace, carriers).await {
+                self.failed(&error);
+            }
+        }
+    }
+
+    async fn search_in(&self, namespace: &str, carriers: &mut Carriers) -> Result<(), Error> {
+        let listing = |plural: &str| Error::of(Act::List, format!("{plural} in {namespace}"));
+        for kind in carrying().filter(|kind| is_labelled(*kind)) {
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(self.writer.client.clone(), namespace, &resource(kind));
+            let found = api.list_metadata(&ListParams::default()).await;
+            for found in found.map_err(listing(kind.traits().plural))? {
+                let object = of_workload(kind, &found.metadata);
+                carriers.note(object, &found.metadata, names::SHUTDOWN_FINALIZER);
+            }
+        }
+        let maps: Api<ConfigMap> = Api::namespaced(self.writer.client.clone(), namespace);
+        let found = maps.list_metadata(&ListParams::default()).await;
+        for found in found.map_err(listing("ConfigMaps"))? {
+            let metadata = found.metadata;
+            let unlabelled = hook_of(&metadata).is_none();
+            if unlabelled && has_finalizer(&metadata, names::CANARY_FINALIZER) {
+                let canary = ConfigMap {
+                    metadata,
+                    ..ConfigMap::default()
+                };
+                remove_canary(&self.writer, &canary).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The workloads that hooks and guards in the caches name.
+    fn named(&self) -> BTreeSet<Object> {
+        let hooks = self.caches.hooks.state();
+        let of_hooks = hooks.iter().filter(|hook| !is_let_go(&hook.metadata));
+        let of_hooks = of_hooks.filter_map(|hook| {
+            let workload = &hook.spec.workload;
+            let kind = workload.known_kind()?;
+            Some(Object::Workload(
+                kind,
+                hook.namespace()?,
+                workload.name.clone(),
+            ))
+        });
+        let guards = self.caches.guards.state();
+        let of_guards = guards.iter().filter_map(|guard| {
+            let (hook, workload) = (&guard.spec.hook, &guard.spec.workload);
+            let kind = workload.known_kind()?;
+            Some(Object::Workload(
+                kind,
+                hook.namespace.clone(),
+                workload.name.clone(),
+            ))
+        });
+        of_hooks.chain(of_guards).collect()
+    }
+
+    /// Namespaces and uids of the hooks in the caches, and of those that a guard is left of.
+    fn living(&self) -> BTreeSet<(String, String)> {
+        let hooks = self.caches.hooks.state();
+        let of_hooks = hooks.iter().filter(|hook| !is_let_go(&hook.metadata));
+        let of_hooks = of_hooks.filter_map(|hook| Some((hook.namespace()?, hook.uid()?)));
+        let guards = self.caches.guards.state();
+        let of_guards = guards.iter().map(|guard| {
+            let hook = &guard.spec.hook;
+            (hook.namespace.clone(), hook.uid.clone())
+        });
+        of_hooks.chain(of_guards).collect()
+    }
+
+    fn canary(&self, object: &Object) -> Option<std::sync::Arc<ConfigMap>> {
+        let Object::Canary(namespace, name) = object else {
+            return None;
+        };
+        let reference = kube::runtime::reflector::ObjectRef::new(name).within(namespace);
+        self.caches.config_maps.get(&reference)
+    }
+
+    fn failed(&self, error: &Error) {
+        let class = error.class();
+        self.metrics.reconcile_failed("strays", class);
+        match class {
+            Class::Conflict => tracing::debug!(%error, "somebody was faster; looking again"),
+            _ => tracing::warn!(%error, "will try again"),
+        }
+    }
+}
+
+fn of_workload(kind: WorkloadKind, meta: &ObjectMeta) -> Object {
+    let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
+    Object::Workload(
+        kind,
+        namespace.unwrap_or_default(),
+        name.unwrap_or_default(),
+    )
+}
+
+fn of_canary(meta: &ObjectMeta) -> Object {
+    let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
+    Object::Canary(namespace.unwrap_or_default(), name.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::build::{self, Build, NAME};
+
+    fn change(workload: Build) -> watcher::Event<PartialObjectMeta<DynamicObject>> {
+        watcher::Event::Apply(PartialObjectMeta {
+            types: None,
+            metadata: workload.meta(),
+            _phantom: std::marker::PhantomData,
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_names_is_due_after_some_seconds_and_what_somebody_names_never() {
+        let kind = WorkloadKind::Deployment;
+        let held = || build::deployment(NAME).finalizer(names::SHUTDOWN_FINALIZER);
+        let mut carriers = Carriers::default();
+        carriers.hear(kind, change(build::deployment("plain")));
+        carriers.hear(kind, change(held()));
+        let object = of_workload(kind, &held().meta());
+        let due = |carriers: &mut Carriers, named: bool| carriers.due(|_| named, Instant::now());
+        assert!(
+            due(&mut carriers, false).is_empty(),
+            "its hook may be on its way"
+        );
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(due(&mut carriers, true).is_empty(), "here it is");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(due(&mut carriers, false).is_empty(), "it went just now");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(due(&mut carriers, false), std::slice::from_ref(&object));
+        carriers.looked(&object, Ok(Look::Concerned), Instant::now());
+        assert!(
+            due(&mut carriers, false).is_empty(),
+            "a hook that the cache has not heard of"
+        );
+        tokio::time::advance(PAUSE).await;
+        assert_eq!(due(&mut carriers, false), std::slice::from_ref(&object));
+        carriers.looked(&object, Ok(Look::Released), Instant::now());
+        // Somebody puts it back.
+        carriers.hear(kind, change(held().deleting()));
+        assert!(due(&mut carriers, false).is_empty());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(due(&mut carriers, false).is_empty());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(due(&mut carriers, false), [object]);
+        carriers.hear(kind, change(build::deployment(NAME)));
+        assert!(carriers.all.is_empty());
+    }
+}
