@@ -32,6 +32,7 @@ mod rights;
 mod shutdown;
 mod startup;
 mod stopped;
+mod strays;
 mod support;
 mod sweep;
 mod undo;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         sweep::stories(),
         acknowledge::stories(),
         orphan::stories(),
+        strays::stories(),
         namespace::stories(),
         refusals::stories(),
         invalid::stories(),

@@ -28,6 +28,7 @@ pub fn stories() -> Vec<Story> {
         release_all_leaves_nothing_of_us_on_anything_that_lives,
         what_is_uninstalled_in_order_leaves_nothing_of_a_thousand_hooks_however_often_interrupted,
         release_all_releases_what_makes_its_pods_itself,
+        what_was_uninstalled_without_release_all_is_repaired_by_it,
     ]
 }
 
@@ -266,6 +267,49 @@ async fn release_all_releases_what_makes_its_pods_itself(stage: Stage) {
         assert_eq!(pod.labels().get(names::HOOK_LABEL), None);
     }
     no_finalizer_of_ours(&stage).await;
+}
+
+/// `kubectl delete -k` alone takes the master keys with it, and hangs on finalizers of ours.
+async fn what_was_uninstalled_without_release_all_is_repaired_by_it(stage: Stage) {
+    let armed = stage
+        .armed_app(json!({"timeoutSeconds": 600, "onTimeout": "Retain"}))
+        .await;
+    let default = repository().join("config/default").display().to_string();
+    let delete = ["delete", "--kustomize", &default, "--wait=false"];
+    let deleted = stage.cluster.kubectl(&delete).await;
+    deleted.expect("it is asked for");
+    let definitions = async || {
+        let kind = ["get", "customresourcedefinitions", "--output=name"];
+        let found = stage.try_kubectl(&kind).await?;
+        let of_us = found.lines().filter(|line| line.contains("krake"));
+        Ok::<Vec<String>, String>(of_us.map(str::to_owned).collect())
+    };
+    until("the operator's namespace is gone", SOON * 2, async || {
+        let kind = ["get", "namespace", "krake-system"];
+        stage.try_kubectl(&kind).await.map_or_else(|_| Ok(()), Err)
+    })
+    .await;
+    let left = definitions().await.unwrap();
+    assert!(!left.is_empty(), "guards and hooks keep their definitions");
+    stage.delete_deployment("app", "foreground").await;
+    release_all(&stage).await;
+    stage.gone::<Deployment>("app").await;
+    armed.pods.gone(std::slice::from_ref(&armed.app.uid)).await;
+    until(
+        "the definitions are gone",
+        SOON,
+        async || match definitions().await?.as_slice() {
+            [] => Ok(()),
+            left => Err(left.join(" ")),
+        },
+    )
+    .await;
+    install(&stage.cluster)
+        .await
+        .expect("it can be installed again");
+    stage.cluster.operator().await.ready().await;
+    stage.kubectl(&["delete", "service", "shutdown"]).await;
+    stage.armed_app(json!({"timeoutSeconds": 60})).await;
 }
 
 async fn release_all(stage: &Stage) {
