@@ -545,9 +545,8 @@ END"#;
 
 /// As it is shown: 16 digits.
 fn signer_of(files: &Files) -> String {
-    let now = jiff::Timestamp::now();
-    let loaded = krake_hooks::pki::Authority::load(&files.chain, &files.key, &files.root, now, &[]);
-    let mut digits = loaded.expect("a good one").fingerprint();
+    let signer = krake_hooks::outside::signer_of(&files.chain, &files.key, &files.root);
+    let mut digits = signer.expect("a good one");
     digits.truncate(16);
     digits
 }

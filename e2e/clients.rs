@@ -4,9 +4,9 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::json;
 
+use krake_hooks::api::KeyAlgorithm;
 use krake_hooks::api::condition::ConditionType;
 use krake_hooks::api::krake_hook::KrakeHook;
-use krake_hooks::pki::KeyAlgorithm;
 
 use crate::support::app::App;
 use crate::support::runner::Story;

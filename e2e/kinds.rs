@@ -12,7 +12,7 @@ use krake_hooks::api::kind::Change;
 use krake_hooks::api::krake_hook::KrakeHook;
 use krake_hooks::api::status::{Outcome, Phase};
 use krake_hooks::api::{HookKind, WorkloadKind, names};
-use krake_hooks::cluster::observe;
+use krake_hooks::outside::workloads;
 
 use crate::stopped::set_state;
 use crate::support::app::{Answer, App};
@@ -314,7 +314,7 @@ impl Piece {
     }
 
     fn workload(&self) -> Api<DynamicObject> {
-        observe::workloads(&self.stage.client, self.kind, &self.stage.namespace)
+        workloads(&self.stage.client, self.kind, &self.stage.namespace)
     }
 
     /// Waits until it is gone.
@@ -463,7 +463,7 @@ async fn completes(stage: Stage, kind: WorkloadKind) {
 async fn a_replica_set_of_a_deployment_is_left_to_it(stage: Stage) {
     let kind = WorkloadKind::Deployment;
     create(&stage, kind, manifests::workload(kind, "app")).await;
-    let sets = observe::workloads(&stage.client, WorkloadKind::ReplicaSet, &stage.namespace);
+    let sets = workloads(&stage.client, WorkloadKind::ReplicaSet, &stage.namespace);
     let set = until("a ReplicaSet", SOON, async || {
         let all = sets.list(&ListParams::default()).await;
         let first = all.map_err(|e| e.to_string())?.items.into_iter().next();
@@ -512,7 +512,7 @@ async fn what_a_kind_cannot_do_is_refused(stage: Stage) {
 /// Creates a workload.
 pub async fn create(stage: &Stage, kind: WorkloadKind, workload: Value) {
     let object: DynamicObject = serde_json::from_value(workload).expect("an object");
-    let api = observe::workloads(&stage.client, kind, &stage.namespace);
+    let api = workloads(&stage.client, kind, &stage.namespace);
     let created = api.create(&PostParams::default(), &object).await;
     created.expect("can be created");
 }

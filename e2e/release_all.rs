@@ -13,7 +13,7 @@ use tokio::io::AsyncBufReadExt;
 use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::krake_hook::KrakeHook;
 use krake_hooks::api::{HookGuard, WorkloadKind, names};
-use krake_hooks::cluster::observe;
+use krake_hooks::outside::workloads;
 
 use crate::kinds;
 use crate::support::cluster::{repository, said};
@@ -254,7 +254,7 @@ async fn release_all_releases_what_makes_its_pods_itself(stage: Stage) {
     release_all(&stage).await;
     held.gone().await;
     held.pods.gone(&held.uids()).await;
-    let jobs = observe::workloads(&stage.client, kind, &stage.namespace);
+    let jobs = workloads(&stage.client, kind, &stage.namespace);
     let job = jobs.get("work").await.unwrap();
     assert_eq!(job.finalizers(), [] as [String; 0]);
     assert_eq!(job.labels().get(names::HOOK_LABEL), None);

@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use krake_hooks::api::{WorkloadKind, names};
-use krake_hooks::cluster::observe;
+use krake_hooks::outside::workloads;
 
 use crate::support::cluster::Provider;
 use crate::support::manifests;
@@ -115,8 +115,8 @@ async fn the_policy_refuses_the_operator_every_secret_that_is_not_its_own(stage:
 /// Pods that nobody schedules: what counts is what is written on them.
 async fn the_policies_refuse_the_operator_what_no_hook_has_reached(stage: Stage) {
     let client = stage.cluster.client_as(Some(USER)).await.unwrap();
-    let operator = |kind| observe::workloads(&client, kind, &stage.namespace);
-    let tenant = |kind| observe::workloads(&stage.client, kind, &stage.namespace);
+    let operator = |kind| workloads(&client, kind, &stage.namespace);
+    let tenant = |kind| workloads(&stage.client, kind, &stage.namespace);
     let held = WorkloadKind::all().filter(|kind| kind.traits().guarded.is_some());
     for kind in held {
         let api = tenant(kind);

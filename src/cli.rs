@@ -1,10 +1,15 @@
 //! The command line.
 
+use std::error::Error;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::telemetry::LogFormat;
+use crate::api::crds;
+use crate::config::Config;
+use crate::telemetry::{self, LogFormat};
+use crate::{release, run};
 
 /// Application hooks for Kubernetes: a removal waits until the app has acknowledged.
 #[derive(Debug, Parser)]
@@ -48,4 +53,37 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         wait_seconds: u64,
     },
+}
+
+impl Cli {
+    /// Does what the command line says; an error is one for people.
+    pub async fn execute(self) -> Result<(), Box<dyn Error>> {
+        match self.command {
+            Command::Run { config } => {
+                let config = match config {
+                    Some(path) => Config::load(&path)?,
+                    None => Config::default(),
+                };
+                telemetry::init(self.log_format);
+                Ok(run::run(config).await?)
+            }
+            Command::Crds { directory } => {
+                for (file, crd) in crds::all() {
+                    match &directory {
+                        Some(directory) => {
+                            let path = directory.join(file);
+                            std::fs::write(&path, crds::yaml(&crd))
+                                .map_err(|error| format!("{}: {error}", path.display()))?;
+                        }
+                        None => print!("---\n{}", crds::yaml(&crd)),
+                    }
+                }
+                Ok(())
+            }
+            Command::ReleaseAll { wait_seconds } => {
+                telemetry::init(self.log_format);
+                Ok(release::release_all(Duration::from_secs(wait_seconds)).await?)
+            }
+        }
+    }
 }

@@ -18,23 +18,48 @@
 //!    [`admin`], [`metrics`], [`telemetry`]: the rest of a program. [`planted`]: mistakes on
 //!    purpose, in no build that anybody runs.
 //!
+//! Outside of the crate there are [`api`], the command line, and the little that tests of the whole
+//! need: so the compiler knows all callers of the rest, and says what has none.
+//!
 //! Arrows point one way: `api ← decide ← {cluster, controllers, callback, callout} ← run`; `pki`
 //! depends on nothing of ours.
 
-pub mod admin;
 pub mod api;
-pub mod callback;
-pub mod callout;
 pub mod cli;
-pub mod cluster;
-pub mod config;
-pub mod controllers;
-pub mod decide;
-pub mod metrics;
-pub mod pki;
-pub mod planted;
-pub mod release;
-pub mod run;
-pub mod telemetry;
+
+mod admin;
+mod callback;
+mod callout;
+mod cluster;
+mod config;
+mod controllers;
+mod decide;
+mod metrics;
+mod pki;
+mod planted;
+mod release;
+mod run;
+mod telemetry;
 #[cfg(test)]
-pub mod testing;
+mod testing;
+
+/// What the stories in `e2e` and the measurements in `benches` take hold of.
+pub mod outside {
+    pub use crate::cluster::observe::workloads;
+    pub use crate::decide::ack;
+
+    /// Fingerprint of what would sign with these files of a user's Secret, if they are good.
+    pub fn signer_of(chain: &[u8], key: &[u8], root: &[u8]) -> Option<String> {
+        let now = jiff::Timestamp::now();
+        let loaded = crate::pki::Authority::load(chain, key, root, now, &[]);
+        loaded.ok().map(|authority| authority.fingerprint())
+    }
+}
+
+/// What is thrown garbage at.
+#[cfg(feature = "fuzz")]
+pub mod fuzz {
+    pub use crate::pki::{
+        Authority, CertificateUri, HookUri, Identity, Ring, SecretData, Succession,
+    };
+}

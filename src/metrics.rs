@@ -238,7 +238,7 @@ impl Metrics {
 
     /// An acknowledgement was answered.
     pub fn acknowledged(&self, kind: HookKind, outcome: AcknowledgementOutcome) {
-        let (kind, outcome) = (kind.as_str(), Word(outcome));
+        let kind = kind.as_str();
         self.acknowledgements
             .get_or_create(&AcknowledgementLabels { kind, outcome })
             .inc();
@@ -246,7 +246,6 @@ impl Metrics {
 
     /// A group was written, or was not.
     pub fn committed(&self, outcome: CommitOutcome, group: usize, took: Duration) {
-        let outcome = Word(outcome);
         self.commits.get_or_create(&CommitLabels { outcome }).inc();
         self.commit_group.observe(group as f64);
         self.commit_seconds.observe(took.as_secs_f64());
@@ -254,13 +253,11 @@ impl Metrics {
 
     /// A hook was read from the server.
     pub fn looked_up(&self, reason: LookupReason) {
-        let reason = Word(reason);
         self.lookups.get_or_create(&LookupLabels { reason }).inc();
     }
 
     /// A TLS handshake failed.
     pub fn handshake_failed(&self, reason: HandshakeFailure) {
-        let reason = Word(reason);
         self.handshake_failures
             .get_or_create(&HandshakeLabels { reason })
             .inc();
@@ -297,7 +294,6 @@ impl Metrics {
 
     /// A certificate was to be issued for this cause.
     pub fn issuance(&self, holder: Holder, cause: &'static str, outcome: IssuanceOutcome) {
-        let (holder, outcome) = (Word(holder), Word(outcome));
         self.issuances
             .get_or_create(&IssuanceLabels {
                 holder,
@@ -376,6 +372,94 @@ impl Default for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Alerts match them.
+    #[test]
+    fn the_words_of_labels_are_kept() {
+        use {
+            AcknowledgementOutcome as Ack, CommitOutcome as Commit, HandshakeFailure as Handshake,
+            IssuanceOutcome as Issuance, LookupReason as Lookup,
+        };
+        let metrics = Metrics::new();
+        let acknowledgements = [
+            (Ack::Accepted, "Accepted"),
+            (Ack::Replayed, "Replayed"),
+            (Ack::Failure, "Failure"),
+            (Ack::NotAsked, "NotAsked"),
+            (Ack::Late, "Late"),
+            (Ack::Anonymous, "Anonymous"),
+            (Ack::AlreadyAcknowledged, "AlreadyAcknowledged"),
+            (Ack::Unauthorized, "Unauthorized"),
+            (Ack::Full, "Full"),
+            (Ack::Busy, "Busy"),
+            (Ack::Unavailable, "Unavailable"),
+        ];
+        let mut lines = Vec::new();
+        for (outcome, word) in acknowledgements {
+            metrics.acknowledged(HookKind::Complete, outcome);
+            lines.push(format!(
+                "acknowledgements_total{{kind=\"complete\",outcome=\"{word}\"}} 1"
+            ));
+        }
+        let commits = [
+            (Commit::Written, "Written"),
+            (Commit::Raced, "Raced"),
+            (Commit::Refused, "Refused"),
+            (Commit::Gone, "Gone"),
+            (Commit::Unavailable, "Unavailable"),
+            (Commit::Lost, "Lost"),
+        ];
+        for (outcome, word) in commits {
+            metrics.committed(outcome, 1, Duration::ZERO);
+            lines.push(format!("commits_total{{outcome=\"{word}\"}} 1"));
+        }
+        let lookups = [
+            (Lookup::Credentials, "Credentials"),
+            (Lookup::Decision, "Decision"),
+            (Lookup::LostAnswer, "LostAnswer"),
+            (Lookup::Limited, "Limited"),
+        ];
+        for (reason, word) in lookups {
+            metrics.looked_up(reason);
+            lines.push(format!("live_lookups_total{{reason=\"{word}\"}} 1"));
+        }
+        let handshakes = [
+            (Handshake::Timeout, "Timeout"),
+            (Handshake::Broken, "Broken"),
+            (Handshake::Certificate, "Certificate"),
+            (Handshake::NotReady, "NotReady"),
+        ];
+        for (reason, word) in handshakes {
+            metrics.handshake_failed(reason);
+            lines.push(format!(
+                "tls_handshake_failures_total{{reason=\"{word}\"}} 1"
+            ));
+        }
+        let issuances = [
+            (Holder::Client, "Client", Issuance::Issued, "Issued"),
+            (
+                Holder::Endpoint,
+                "Endpoint",
+                Issuance::SecretConflict,
+                "SecretConflict",
+            ),
+            (Holder::Client, "Client", Issuance::Failed, "Failed"),
+            (Holder::Client, "Client", Issuance::Retried, "Retried"),
+        ];
+        for (holder, whose, outcome, word) in issuances {
+            metrics.issuance(holder, "New", outcome);
+            lines.push(format!(
+                "issuances_total{{holder=\"{whose}\",cause=\"New\",outcome=\"{word}\"}} 1"
+            ));
+        }
+        let text = metrics.text();
+        for line in lines {
+            assert!(
+                text.contains(&format!("krake_hooks_{line}\n")),
+                "{line} not in\n{text}"
+            );
+        }
+    }
 
     #[test]
     fn clones_count_into_the_same_text() {

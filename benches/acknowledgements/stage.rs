@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::status::AckResult;
 use krake_hooks::api::{HookKind, KrakeHook, names};
-use krake_hooks::decide::ack::{self, Incoming, Look, Verdict};
+use krake_hooks::outside::ack::{self, Incoming, Look, Verdict};
 
 use crate::connection::Target;
 use crate::load::NUMBER;

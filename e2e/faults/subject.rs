@@ -16,7 +16,7 @@ use krake_hooks::api::status::{RequestState, ShutdownRequest};
 use krake_hooks::api::{
     DependentKind, HookCertificate, HookGuard, KrakeHook, KrakeHookStatus, WorkloadKind, names,
 };
-use krake_hooks::cluster::observe;
+use krake_hooks::outside::workloads;
 
 use crate::client::App;
 use crate::cluster::until;
@@ -252,7 +252,7 @@ impl Subject {
     /// Workloads of its kind in the namespace.
     fn workloads(&self) -> Api<DynamicObject> {
         let (client, namespace) = (&self.lane.cluster.client, &self.lane.namespace);
-        observe::workloads(client, self.kind, namespace)
+        workloads(client, self.kind, namespace)
     }
 
     /// A merge patch of the workload.

@@ -2,7 +2,7 @@
 //! loaded again, as the same authority.
 #![no_main]
 
-use krake_hooks::pki::Authority;
+use krake_hooks::fuzz::Authority;
 use libfuzzer_sys::fuzz_target;
 use secrecy::ExposeSecret;
 

@@ -1,7 +1,7 @@
 //! What a peer shows: a certificate, and the addresses in it.
 #![no_main]
 
-use krake_hooks::pki::{CertificateUri, HookUri, Identity};
+use krake_hooks::fuzz::{CertificateUri, HookUri, Identity};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

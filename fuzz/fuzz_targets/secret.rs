@@ -1,7 +1,7 @@
 //! The operator's own Secrets: entries parted by NUL, a name first and then what it says.
 #![no_main]
 
-use krake_hooks::pki::{Ring, SecretData, Succession};
+use krake_hooks::fuzz::{Ring, SecretData, Succession};
 use libfuzzer_sys::fuzz_target;
 use secrecy::{ExposeSecret, SecretSlice};
 

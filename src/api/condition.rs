@@ -154,11 +154,57 @@ impl ConditionType {
 
 impl Reason {
     /// The word in `reason`.
-    pub fn as_str(self) -> String {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Authority(word) => word.to_owned(),
-            // The variant's name is the word: one spelling, in one place.
-            other => format!("{other:?}"),
+            Self::Authority(word) => word,
+            Self::AsSpecified => "AsSpecified",
+            Self::WorkloadNotFound => "WorkloadNotFound",
+            Self::WorkloadTaken => "WorkloadTaken",
+            Self::WorkloadUnsupported => "WorkloadUnsupported",
+            Self::WorkloadControlled => "WorkloadControlled",
+            Self::WorkloadDeleting => "WorkloadDeleting",
+            Self::Disabled => "Disabled",
+            Self::EnvConflict => "EnvConflict",
+            Self::MountConflict => "MountConflict",
+            Self::ContainerNotFound => "ContainerNotFound",
+            Self::SecretConflict => "SecretConflict",
+            Self::RollingOut => "RollingOut",
+            Self::RolloutPaused => "RolloutPaused",
+            Self::OnDelete => "OnDelete",
+            Self::Partitioned => "Partitioned",
+            Self::PodsNotReplaced => "PodsNotReplaced",
+            Self::TemplateImmutable => "TemplateImmutable",
+            Self::NotInjected => "NotInjected",
+            Self::Issuing => "Issuing",
+            Self::Issued => "Issued",
+            Self::IssueFailed => "IssueFailed",
+            Self::NotWanted => "NotWanted",
+            Self::Arming => "Arming",
+            Self::InPlace => "InPlace",
+            Self::ShutdownServiceNotFound => "ShutdownServiceNotFound",
+            Self::ShutdownServiceUnsupported => "ShutdownServiceUnsupported",
+            Self::ShutdownServiceRefused => "ShutdownServiceRefused",
+            Self::NobodyToCall => "NobodyToCall",
+            Self::AwaitingAcknowledgement => "AwaitingAcknowledgement",
+            Self::Retained => "Retained",
+            Self::NothingHeld => "NothingHeld",
+            Self::Stopped => "Stopped",
+            Self::StopContested => "StopContested",
+            Self::Released => "Released",
+            Self::Complete => "Complete",
+            Self::HookDeleting => "HookDeleting",
+            Self::Contested => "Contested",
+            Self::Rejected => "Rejected",
+            Self::HookNotFound => "HookNotFound",
+            Self::Signing => "Signing",
+            Self::OperatorMade => "OperatorMade",
+            Self::SourceGood => "SourceGood",
+            Self::NotRotating => "NotRotating",
+            Self::Spreading => "Spreading",
+            Self::Propagating => "Propagating",
+            Self::Retiring => "Retiring",
+            Self::NotExpiring => "NotExpiring",
+            Self::Expiring => "Expiring",
         }
     }
 }
@@ -216,7 +262,7 @@ pub fn conditions(
             Condition {
                 type_: finding.kind.as_str().to_owned(),
                 status: status.to_owned(),
-                reason: finding.reason.as_str(),
+                reason: finding.reason.as_str().to_owned(),
                 message: finding.message.clone(),
                 last_transition_time: since,
                 observed_generation: generation,
@@ -228,6 +274,11 @@ pub fn conditions(
 /// The named condition, if it is there.
 pub fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
     conditions.iter().find(|c| c.type_ == kind.as_str())
+}
+
+/// Whether the named condition is there for this reason.
+pub fn is_because(conditions: &[Condition], kind: ConditionType, reason: Reason) -> bool {
+    find(conditions, kind).is_some_and(|c| c.reason == reason.as_str())
 }
 
 /// Whether the named condition is True.
@@ -252,5 +303,66 @@ mod tests {
         let moved = conditions(&[ready], &kept, Some(2), now);
         assert_eq!(moved[0].last_transition_time, Time(now));
         assert!(is_true(&moved, ConditionType::Ready));
+    }
+
+    /// Alerts, scripts and the next version read them.
+    #[test]
+    fn the_words_of_reasons_are_kept() {
+        for (reason, word) in [
+            (Reason::AsSpecified, "AsSpecified"),
+            (Reason::WorkloadNotFound, "WorkloadNotFound"),
+            (Reason::WorkloadTaken, "WorkloadTaken"),
+            (Reason::WorkloadUnsupported, "WorkloadUnsupported"),
+            (Reason::WorkloadControlled, "WorkloadControlled"),
+            (Reason::WorkloadDeleting, "WorkloadDeleting"),
+            (Reason::Disabled, "Disabled"),
+            (Reason::EnvConflict, "EnvConflict"),
+            (Reason::MountConflict, "MountConflict"),
+            (Reason::ContainerNotFound, "ContainerNotFound"),
+            (Reason::SecretConflict, "SecretConflict"),
+            (Reason::RollingOut, "RollingOut"),
+            (Reason::RolloutPaused, "RolloutPaused"),
+            (Reason::OnDelete, "OnDelete"),
+            (Reason::Partitioned, "Partitioned"),
+            (Reason::PodsNotReplaced, "PodsNotReplaced"),
+            (Reason::TemplateImmutable, "TemplateImmutable"),
+            (Reason::NotInjected, "NotInjected"),
+            (Reason::Issuing, "Issuing"),
+            (Reason::Issued, "Issued"),
+            (Reason::IssueFailed, "IssueFailed"),
+            (Reason::NotWanted, "NotWanted"),
+            (Reason::Arming, "Arming"),
+            (Reason::InPlace, "InPlace"),
+            (Reason::ShutdownServiceNotFound, "ShutdownServiceNotFound"),
+            (
+                Reason::ShutdownServiceUnsupported,
+                "ShutdownServiceUnsupported",
+            ),
+            (Reason::ShutdownServiceRefused, "ShutdownServiceRefused"),
+            (Reason::NobodyToCall, "NobodyToCall"),
+            (Reason::AwaitingAcknowledgement, "AwaitingAcknowledgement"),
+            (Reason::Retained, "Retained"),
+            (Reason::NothingHeld, "NothingHeld"),
+            (Reason::Stopped, "Stopped"),
+            (Reason::StopContested, "StopContested"),
+            (Reason::Released, "Released"),
+            (Reason::Complete, "Complete"),
+            (Reason::HookDeleting, "HookDeleting"),
+            (Reason::Contested, "Contested"),
+            (Reason::Rejected, "Rejected"),
+            (Reason::HookNotFound, "HookNotFound"),
+            (Reason::Signing, "Signing"),
+            (Reason::OperatorMade, "OperatorMade"),
+            (Reason::SourceGood, "SourceGood"),
+            (Reason::NotRotating, "NotRotating"),
+            (Reason::Spreading, "Spreading"),
+            (Reason::Propagating, "Propagating"),
+            (Reason::Retiring, "Retiring"),
+            (Reason::NotExpiring, "NotExpiring"),
+            (Reason::Expiring, "Expiring"),
+            (Reason::Authority("AuthorityMissing"), "AuthorityMissing"),
+        ] {
+            assert_eq!(reason.as_str(), word);
+        }
     }
 }

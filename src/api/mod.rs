@@ -18,3 +18,5 @@ pub use hook_guard::{HookGuard, HookGuardSpec};
 pub use kind::{DependentKind, WorkloadKind};
 pub use krake_hook::{HookKind, KrakeHook, KrakeHookSpec};
 pub use status::KrakeHookStatus;
+
+pub use crate::pki::KeyAlgorithm;

@@ -113,7 +113,12 @@ pub fn canary(hook: &str, workload_uid: &str) -> String {
 
 /// URI in the subject alternative names of the hook's client certificates.
 pub fn hook_uri(namespace: &str, hook: &str, hook_uid: &str) -> String {
-    format!("urn:krake:hook:{namespace}:{hook}:{hook_uid}")
+    crate::pki::HookUri {
+        namespace: namespace.to_owned(),
+        hook: hook.to_owned(),
+        hook_uid: hook_uid.to_owned(),
+    }
+    .to_string()
 }
 
 /// Path of the callback for one hook and kind, as Krake has it.

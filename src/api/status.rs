@@ -172,6 +172,9 @@ pub struct ShutdownRequest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub called_pods: Vec<CalledPod>,
+    /// The annotation `hooks.krake.dev/skip` is there without a reason, and an Event has said so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_lacks_reason: bool,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -198,6 +201,18 @@ pub enum Trigger {
     Stop,
     /// The work is complete and `shutdownFirst` is set.
     Complete,
+}
+
+impl Trigger {
+    /// The word in the status. Ids of requests are made of it: with another word, an app would be
+    /// asked anew by every upgrade.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delete => "Delete",
+            Self::Stop => "Stop",
+            Self::Complete => "Complete",
+        }
+    }
 }
 
 /// What the spec said when a request opened.

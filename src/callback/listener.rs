@@ -170,6 +170,7 @@ impl Listener {
     }
 
     /// The address it listens on.
+    #[cfg(test)]
     pub fn address(&self) -> SocketAddr {
         self.address
     }

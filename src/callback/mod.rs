@@ -113,6 +113,20 @@ pub enum Refusal {
     Failure,
 }
 
+impl Refusal {
+    /// The word in the Event's `reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAsked => "NotAsked",
+            Self::Late => "Late",
+            Self::Anonymous => "Anonymous",
+            Self::AlreadyAcknowledged => "AlreadyAcknowledged",
+            Self::Repeated => "Repeated",
+            Self::Failure => "Failure",
+        }
+    }
+}
+
 impl Endpoint {
     /// An endpoint; nothing happens until [`serve`](Self::serve).
     pub fn new(parts: Parts) -> Self {

@@ -8,12 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -38,14 +36,6 @@ pub struct TrustSlot(watch::Sender<Option<Arc<Trust>>>);
 /// Why TLS cannot be set up.
 #[derive(Debug, Error)]
 pub enum TrustError {
-    /// Not PEM.
-    #[error("callback TLS: {part}: {source}")]
-    Pem {
-        /// Which part.
-        part: &'static str,
-        /// What is wrong.
-        source: rustls::pki_types::pem::Error,
-    },
     /// A certificate that clients are to be verified with is unusable.
     #[error("callback TLS: a certificate to verify clients with: {0}")]
     Root(rustls::Error),
@@ -95,28 +85,6 @@ impl Trust {
             verifier,
             signer,
         })
-    }
-
-    /// The same from PEM texts.
-    pub fn from_pem(
-        chain: &str,
-        key: &SecretString,
-        client_roots: &str,
-    ) -> Result<Self, TrustError> {
-        let certificates = |part, text: &str| {
-            CertificateDer::pem_slice_iter(text.as_bytes())
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|source| TrustError::Pem { part, source })
-        };
-        let key =
-            PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).map_err(|source| {
-                TrustError::Pem {
-                    part: "key",
-                    source,
-                }
-            })?;
-        let roots = certificates("client roots", client_roots)?;
-        Self::new(certificates("chain", chain)?, key, roots)
     }
 
     /// For the handshake of a new connection.

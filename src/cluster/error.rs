@@ -115,6 +115,15 @@ pub fn said(error: &kube::Error) -> String {
     }
 }
 
+/// Whether the API server found this field of what was sent invalid.
+pub fn faults(error: &kube::Error, field: &str) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 422 && causes.any(|cause| cause.field == field)
+}
+
 /// HTTP status of an answer; 0 without one.
 pub fn code(error: &kube::Error) -> u16 {
     match error {

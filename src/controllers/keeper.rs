@@ -25,6 +25,7 @@ use crate::decide::authority::{
     AuthorityEffect, AuthoritySeen, AuthoritySettings, Fault, Kept, Origin, decide,
 };
 use crate::decide::authority_status::taken;
+use crate::decide::seen::Notice;
 use crate::metrics::Metrics;
 use crate::pki::{Authority, AuthorityValidity, Bundle, Entry, Step};
 
@@ -265,14 +266,10 @@ impl Context {
                         self.writer.write_status(shown, &status).await?;
                     }
                 }
-                AuthorityEffect::Event(notice) => {
-                    if notice.reason == "RotationRefused" {
-                        self.metrics.authority_step("Refused");
-                    }
-                    tracing::info!(reason = notice.reason, note = notice.note, "event");
-                    if let Some(shown) = &shown {
-                        self.writer.tell(shown, &notice).await;
-                    }
+                AuthorityEffect::Event(notice) => self.tell(shown.as_ref(), &notice).await,
+                AuthorityEffect::Refuse(notice) => {
+                    self.metrics.authority_step("Refused");
+                    self.tell(shown.as_ref(), &notice).await;
                 }
             }
         }
@@ -288,6 +285,13 @@ impl Context {
             most: if faulty { most.min(RESYNC_FAULT) } else { most },
             observed: waiting.then_some((next, observed)),
         }))
+    }
+
+    async fn tell(&self, shown: Option<&HookAuthority>, notice: &Notice) {
+        tracing::info!(reason = notice.reason, note = notice.note, "event");
+        if let Some(shown) = shown {
+            self.writer.tell(shown, notice).await;
+        }
     }
 
     async fn take(

@@ -74,7 +74,7 @@ fn event(refusal: &Refused) -> Event {
     };
     Event {
         type_,
-        reason: format!("{:?}", refusal.reason),
+        reason: refusal.reason.as_str().to_owned(),
         note: Some(note(refusal).chars().take(NOTE).collect()),
         action: "Acknowledge".into(),
         secondary: None,
@@ -164,5 +164,19 @@ mod tests {
         failure.message = Some("é".repeat(1024));
         let long = event(&failure).note.unwrap();
         assert_eq!(long.chars().count(), NOTE);
+    }
+
+    #[test]
+    fn the_reasons_of_events_are_kept() {
+        for (refusal, word) in [
+            (Refusal::NotAsked, "NotAsked"),
+            (Refusal::Late, "Late"),
+            (Refusal::Anonymous, "Anonymous"),
+            (Refusal::AlreadyAcknowledged, "AlreadyAcknowledged"),
+            (Refusal::Repeated, "Repeated"),
+            (Refusal::Failure, "Failure"),
+        ] {
+            assert_eq!(event(&refused("a", refusal)).reason, word);
+        }
     }
 }

@@ -10,8 +10,8 @@ use super::pods;
 use super::quorum::{self, Said, Tally};
 use super::seen::has_finalizer;
 use super::workload::Workload;
-use crate::api::condition::{self, ConditionType, Finding, Reason};
-use crate::api::krake_hook::{CallOutMode, OnTimeout, QuorumPolicy};
+use crate::api::condition::{ConditionType, Finding, Reason};
+use crate::api::krake_hook::{CallOutMode, QuorumPolicy};
 use crate::api::status::{Deletion, Outcome, Phase, RequestState, ShutdownRequest, Terms, Trigger};
 use crate::api::{HookKind, names};
 use crate::planted::Bug;
@@ -277,6 +277,7 @@ impl Plan<'_> {
             last_attempt: None,
             attempts: 0,
             called_pods: Vec::new(),
+            skip_lacks_reason: false,
             outcome: None,
             message: None,
         });
@@ -350,8 +351,7 @@ impl Plan<'_> {
         self.report_waiting(workload);
         self.status.phase = Some(Phase::Retained);
         let mut message = format!(
-            "the time is up and spec.shutdown.onTimeout is {:?}: {aim} waits for a late acknowledgement, or for the annotation {}: <reason>",
-            OnTimeout::Retain,
+            "the time is up and spec.shutdown.onTimeout is Retain: {aim} waits for a late acknowledgement, or for the annotation {}: <reason>",
             names::SKIP_ANNOTATION
         );
         if self.skip_lacks_reason(workload) {
@@ -420,18 +420,18 @@ impl Plan<'_> {
             None => Finding::yes(ConditionType::Ready, Reason::AwaitingAcknowledgement, message),
         });
         self.keep(ConditionType::Armed);
-        if self.skip_lacks_reason(workload) {
-            self.tell_of_skip();
-        }
+        self.tell_of_skip(workload);
     }
 
-    /// Once: what the condition said before tells whether it is known.
-    fn tell_of_skip(&mut self) {
-        let blocking = condition::find(&self.status.conditions, ConditionType::Blocking);
-        let told = blocking.is_some_and(|before| before.message.contains(&skip_needs_reason()));
-        if !told {
+    /// Once for each time that the annotation comes without a reason.
+    fn tell_of_skip(&mut self, workload: &Workload) {
+        let lacking = self.skip_lacks_reason(workload);
+        let told = self.status.request.as_ref();
+        let told = told.is_some_and(|request| request.skip_lacks_reason);
+        if lacking && !told {
             self.notice(true, "SkipNeedsReason", skip_needs_reason());
         }
+        self.change_request(|request| request.skip_lacks_reason = lacking);
     }
 
     pub(super) fn change_request(&mut self, change: impl FnOnce(&mut ShutdownRequest)) {
@@ -476,6 +476,24 @@ fn aim(purpose: Trigger) -> &'static str {
 
 /// The same asking has the same id, whichever process asks and however often.
 fn request_id(workload_uid: &str, trigger: Trigger, ordinal: i64) -> String {
-    let digest = Sha256::digest(format!("{workload_uid}/{trigger:?}/{ordinal}"));
+    let digest = Sha256::digest(format!("{workload_uid}/{}/{ordinal}", trigger.as_str()));
     digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests are stored under these ids, and apps know them: they outlive an upgrade.
+    #[test]
+    fn the_ids_of_requests_are_kept() {
+        for (trigger, ordinal, id) in [
+            (Trigger::Delete, 0, "0c4313779033c2e3"),
+            (Trigger::Stop, 1, "3b83583379460f1a"),
+            (Trigger::Complete, 2, "065ac463c5353d76"),
+        ] {
+            assert_eq!(request_id("uid", trigger, ordinal), id);
+            assert_eq!(serde_json::json!(trigger), trigger.as_str());
+        }
+    }
 }

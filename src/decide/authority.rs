@@ -127,6 +127,8 @@ pub enum AuthorityEffect {
     WriteStatus(Box<HookAuthorityStatus>),
     /// Tell people.
     Event(Notice),
+    /// Tell people that what was asked for cannot be done.
+    Refuse(Notice),
 }
 
 /// What is to be done, in this order, and when to look again.
@@ -328,7 +330,7 @@ impl Look<'_> {
     fn refusal(&self, step: &Step) -> Option<AuthorityEffect> {
         match (step, &self.settings.source) {
             (Step::Answer { request: Some(_) }, Some(source)) => {
-                Some(AuthorityEffect::Event(Notice {
+                Some(AuthorityEffect::Refuse(Notice {
                     warning: true,
                     reason: "RotationRefused",
                     note: format!(

@@ -597,7 +597,9 @@ fn people_are_told_once_when_something_goes_wrong_and_when_it_ends() {
         let effects = case.decide(before).effects.into_iter();
         effects
             .filter_map(|effect| match effect {
-                AuthorityEffect::Event(notice) => Some(notice.reason.to_owned()),
+                AuthorityEffect::Event(notice) | AuthorityEffect::Refuse(notice) => {
+                    Some(notice.reason.to_owned())
+                }
                 _ => None,
             })
             .collect()
@@ -686,7 +688,11 @@ impl World {
             }
             None => None,
         };
-        assert_eq!(step.needs_one(), new.is_some());
+        let brings_one = matches!(
+            step,
+            Step::Begin { .. } | Step::Prepare { .. } | Step::Supersede
+        );
+        assert_eq!(brings_one, new.is_some());
         let before = self.case.ledger.clone();
         let after = match (&before, new) {
             (None, Some(new)) => Ledger::begin(new, self.case.asked.map(Into::into)),

@@ -27,7 +27,7 @@ use super::seen::{Next, Notice, annotation};
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::hook_certificate::IssuedSecret;
 use crate::api::{HookCertificate, HookCertificateStatus, names};
-use crate::pki::{CertificateUri, ClientLeaf, HookUri, KeyAlgorithm, renewal_time};
+use crate::pki::{CertificateUri, ClientLeaf, KeyAlgorithm, renewal_time};
 
 /// What an operator process knows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -310,12 +310,9 @@ fn order(
     let certificate = seen.certificate;
     let spec = &certificate.spec;
     let uid = certificate.metadata.uid.clone().unwrap_or_default();
-    let hook_uri = HookUri {
-        namespace: certificate.metadata.namespace.clone().unwrap_or_default(),
-        hook: spec.hook.name.clone(),
-        hook_uid: hook_uid.to_owned(),
-    };
-    let mut uris = vec![hook_uri.to_string()];
+    let namespace = certificate.metadata.namespace.as_deref();
+    let hook_uri = names::hook_uri(namespace.unwrap_or_default(), &spec.hook.name, hook_uid);
+    let mut uris = vec![hook_uri];
     let (owner_label, owner) = match subject {
         Subject::Generated { guard, .. } => (hook_uid.to_owned(), reference_to(guard)),
         Subject::Users => {

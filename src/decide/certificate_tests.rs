@@ -401,7 +401,7 @@ fn a_refusal_is_told_once_and_what_is_still_good_stays_ready() {
         assert_eq!(said(&status, ConditionType::Ready), ready);
         assert_eq!(
             said(&status, ConditionType::Issuing),
-            ("True", reason.as_str().as_str())
+            ("True", reason.as_str())
         );
         assert_eq!(decision.effects.len(), 2, "one Event");
         // Nothing of what is recorded is forgotten, or a later success would be an edit of a stranger.

@@ -88,6 +88,8 @@ pub(super) struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(seen: &'a Seen, settings: &'a Settings, now: Timestamp) -> Self {
         let mut status = seen.status();
+        // Not to be decided by: this look may find another one.
+        status.phase = None;
         if let Some(token) = &seen.token {
             status.token = Some(token.clone());
         }
@@ -313,6 +315,8 @@ impl<'a> Plan<'a> {
         let mut effects = Vec::new();
         let generation = self.seen.hook.metadata.generation;
         self.status.observed_generation = generation;
+        // Where nothing was found now, it stands where it stood.
+        self.status.phase = self.status.phase.or(self.seen.status().phase);
         let findings: Vec<_> = self.findings.into_values().collect();
         self.status.conditions =
             condition::conditions(&findings, &self.status.conditions, generation, self.now);

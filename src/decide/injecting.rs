@@ -89,8 +89,8 @@ impl Plan<'_> {
     }
 
     pub(super) fn was_rejected(&self) -> bool {
-        condition::find(&self.status.conditions, ConditionType::Ready)
-            .is_some_and(|ready| ready.reason == Reason::Rejected.as_str())
+        let before = &self.status.conditions;
+        condition::is_because(before, ConditionType::Ready, Reason::Rejected)
     }
 
     /// The API server has refused the change before. Until it takes it, what people were told
@@ -104,7 +104,7 @@ impl Plan<'_> {
 
     /// Keeps what people were told before, whatever was found since.
     pub(super) fn keep_told(&mut self) {
-        self.status.phase = self.seen.status().phase;
+        self.status.phase = None;
         for kind in [ConditionType::Ready, ConditionType::Injected] {
             self.findings.remove(&kind);
             self.keep(kind);

@@ -54,7 +54,7 @@ pub mod stopping;
 pub mod strays;
 pub mod workload;
 
-pub use seen::{Decision, Effect, Fact, Next, Seen, Settings};
+pub use seen::{Effect, Fact, Next, Seen, Settings};
 pub use workload::Workload;
 
 #[cfg(test)]

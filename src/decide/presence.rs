@@ -217,8 +217,7 @@ impl Plan<'_> {
 
     /// An Event, unless that is what people have been told before.
     pub(super) fn tell_once(&mut self, reason: Reason, message: &str) {
-        let before = condition::find(&self.status.conditions, ConditionType::Ready);
-        if before.is_none_or(|c| c.reason != reason.as_str()) {
+        if !condition::is_because(&self.status.conditions, ConditionType::Ready, reason) {
             self.notice(true, "Refused", message);
         }
     }

@@ -93,12 +93,17 @@ impl Plan<'_> {
             Some(c) => format!("HookCertificate {name}: {}", c.message),
             None => format!("HookCertificate {name} is being issued"),
         };
-        let reason = match ready.map(|c| c.reason.as_str()) {
-            Some("SecretConflict") => Reason::SecretConflict,
-            Some("Rejected") => Reason::Rejected,
-            None | Some("Issuing" | "Issued" | "HookNotFound") => Reason::Issuing,
+        let because = |reason: Reason| ready.is_none_or(|c| c.reason == reason.as_str());
+        let on_its_way = [Reason::Issuing, Reason::Issued, Reason::HookNotFound];
+        let reason = if on_its_way.into_iter().any(because) {
+            Reason::Issuing
+        } else if because(Reason::SecretConflict) {
+            Reason::SecretConflict
+        } else if because(Reason::Rejected) {
+            Reason::Rejected
+        } else {
             // `IssueFailed`, or what is wrong with the certificate authority.
-            Some(_) => Reason::IssueFailed,
+            Reason::IssueFailed
         };
         self.find(Finding::no(
             ConditionType::CertificateReady,
@@ -106,10 +111,9 @@ impl Plan<'_> {
             message.clone(),
         ));
         // What is injected already stays; only the first injection waits for the certificate.
-        let before = condition::find(&self.status.conditions, ConditionType::Injected);
-        let injected = before.is_some_and(|before| {
-            before.status == "True" || before.reason == Reason::TemplateImmutable.as_str()
-        });
+        let before = &self.status.conditions;
+        let injected = condition::is_true(before, ConditionType::Injected)
+            || condition::is_because(before, ConditionType::Injected, Reason::TemplateImmutable);
         if !injected {
             self.status.phase = Some(Phase::Injecting);
             self.find(Finding::no(ConditionType::Ready, reason, message.clone()));

@@ -1,9 +1,9 @@
-//! What the series are told apart by.
+//! What the series are told apart by. A variant's name is the label's value, which alerts match.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 
 /// How an acknowledgement was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum AcknowledgementOutcome {
     /// Written: it counts.
     Accepted,
@@ -32,7 +32,7 @@ pub enum AcknowledgementOutcome {
 }
 
 /// How a commit ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum CommitOutcome {
     /// The server has it.
     Written,
@@ -49,7 +49,7 @@ pub enum CommitOutcome {
 }
 
 /// Why a hook was read from the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum LookupReason {
     /// A caller was refused by what the cache says.
     Credentials,
@@ -62,7 +62,7 @@ pub enum LookupReason {
 }
 
 /// Why a TLS handshake failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum HandshakeFailure {
     /// It took too long.
     Timeout,
@@ -84,7 +84,7 @@ pub enum ConnectionLoss {
 }
 
 /// Whose certificate was issued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Holder {
     /// A client's: a `HookCertificate`.
     Client,
@@ -93,7 +93,7 @@ pub enum Holder {
 }
 
 /// How an issuance ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum IssuanceOutcome {
     /// It is in its place.
     Issued,
@@ -107,30 +107,30 @@ pub enum IssuanceOutcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct IssuanceLabels {
-    pub(super) holder: Word<Holder>,
+    pub(super) holder: Holder,
     pub(super) cause: &'static str,
-    pub(super) outcome: Word<IssuanceOutcome>,
+    pub(super) outcome: IssuanceOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct AcknowledgementLabels {
     pub(super) kind: &'static str,
-    pub(super) outcome: Word<AcknowledgementOutcome>,
+    pub(super) outcome: AcknowledgementOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct CommitLabels {
-    pub(super) outcome: Word<CommitOutcome>,
+    pub(super) outcome: CommitOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct LookupLabels {
-    pub(super) reason: Word<LookupReason>,
+    pub(super) reason: LookupReason,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HandshakeLabels {
-    pub(super) reason: Word<HandshakeFailure>,
+    pub(super) reason: HandshakeFailure,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -168,14 +168,4 @@ pub(super) struct AuthorityLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct StepLabels {
     pub(super) step: &'static str,
-}
-
-/// A variant whose name is the label's value.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Word<T>(pub(super) T);
-
-impl<T: std::fmt::Debug> EncodeLabelValue for Word<T> {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        format!("{:?}", self.0).encode(encoder)
-    }
 }

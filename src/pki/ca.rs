@@ -259,11 +259,6 @@ impl Authority {
         Bundle::new([&self.root].into_iter().chain(&self.intermediates))
     }
 
-    /// The certificates between a leaf and the root, the one that signs first.
-    pub fn chain_pem(&self) -> String {
-        pem_of(&self.intermediates)
-    }
-
     /// The certificates between a leaf and the root, as a TLS endpoint sends them.
     pub fn intermediates(&self) -> &[CertificateDer<'static>] {
         &self.intermediates

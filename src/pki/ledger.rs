@@ -87,14 +87,6 @@ impl Step {
             Self::Answer { .. } => "Answer",
         }
     }
-
-    /// Whether it brings a new authority.
-    pub fn needs_one(&self) -> bool {
-        matches!(
-            self,
-            Self::Begin { .. } | Self::Prepare { .. } | Self::Supersede
-        )
-    }
 }
 
 impl Entry {

@@ -44,12 +44,10 @@ use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use ca::{Authority, AuthorityNames, AuthoritySerials, AuthorityValidity, GenerateError};
-pub use fault::{AuthorityFault, Part};
+pub use ca::{Authority, AuthorityNames, AuthoritySerials, AuthorityValidity};
+pub use fault::AuthorityFault;
 pub use identity::{CertificateUri, HookUri, Identity, IdentityError};
-pub use leaf::{
-    ClientLeaf, IssueError, Issued, SHORTEST_DURATION, ServerLeaf, is_endpoint_name, renewal_time,
-};
+pub use leaf::{ClientLeaf, IssueError, Issued, ServerLeaf, is_endpoint_name, renewal_time};
 pub use ledger::{Entry, Ledger, Step};
 pub use succession::Succession;
 pub use token::{Ring, RingError};
@@ -151,13 +149,6 @@ pub fn fingerprint(der: &[u8]) -> String {
     hex(&Sha256::digest(der))
 }
 
-/// The first 16 digits of [`fingerprint`]: enough to tell two authorities apart in a table.
-pub fn short_fingerprint(der: &[u8]) -> String {
-    let mut text = fingerprint(der);
-    text.truncate(16);
-    text
-}
-
 fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -211,7 +202,6 @@ mod tests {
             fingerprint(b"abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
-        assert_eq!(short_fingerprint(b"abc"), "ba7816bf8f01cfea");
     }
 
     #[test]

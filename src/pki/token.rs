@@ -88,6 +88,7 @@ impl Ring {
     }
 
     /// The same ring with a new key in front, which signs from now on.
+    #[cfg(test)]
     #[must_use]
     pub fn rotated(self, random: [u8; 32]) -> Self {
         let current = MasterKey::new(random);
@@ -100,6 +101,7 @@ impl Ring {
     }
 
     /// The same ring without an old key. The one that signs stays.
+    #[cfg(test)]
     #[must_use]
     pub fn without(mut self, key_id: &str) -> Self {
         self.older.retain(|key| key.id != key_id);

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Writer, deleted, guard, without_finalizer};
 use crate::api::kind::Stop;
 use crate::api::{DependentKind, WorkloadKind, names};
+use crate::cluster::error::faults;
 use crate::cluster::{Act, Error, objects, observe, said};
 use crate::decide::seen::{Dependent, Refusal};
 use crate::decide::{Fact, Seen, Workload};
@@ -308,7 +309,7 @@ fn changed(answer: Result<Workload, Error>) -> Result<Fact, Error> {
     match answer {
         Ok(workload) => Ok(Fact::Workload(Box::new(workload))),
         // Another workload has its name now.
-        Err(error) if error.code() == 422 && said(&error.source).contains("uid") => Err(Error {
+        Err(error) if faults(&error.source, "metadata.uid") => Err(Error {
             act: Act::Patch,
             ..error
         }),
@@ -324,10 +325,34 @@ fn changed(answer: Result<Workload, Error>) -> Result<Fact, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Class;
     use crate::testing;
     use crate::testing::build::{self, NAME};
     use crate::testing::world::World;
     use hyper::Method;
+
+    #[tokio::test]
+    async fn another_workload_of_that_name_is_told_by_the_field_and_not_by_words() {
+        let mut world = World::new();
+        world.create_workload(build::deployment(NAME));
+        world.create_hook(build::hook(NAME).shutdown());
+        let seen = world.observe(NAME).expect("the hook is there");
+        let patch = json!({"metadata": {"name": NAME}});
+        for (message, field, refused) in [
+            ("field is immutable", "metadata.uid", false),
+            ("the policy asks for a uid in the label team", "", true),
+        ] {
+            let status = json!({"kind": "Status", "status": "Failure", "code": 422,
+                "reason": "Invalid", "message": message,
+                "details": {"causes": [{"field": field, "message": message}]}});
+            let client = testing::answered_by(move |_, _| (422, status.clone()));
+            let answer = Writer::for_release(client).inject(&seen, &patch).await;
+            match refused {
+                true => assert!(matches!(answer, Ok(Fact::Refused(_))), "{answer:?}"),
+                false => assert_eq!(answer.expect_err(message).class(), Class::Conflict),
+            }
+        }
+    }
 
     #[tokio::test]
     async fn a_guard_that_is_refused_is_not_one_that_is_not_needed() {

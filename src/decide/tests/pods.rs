@@ -382,7 +382,7 @@ fn how_the_app_is_to_be_called() {
                 Err(reason.as_str())
             }
         };
-        assert_eq!(told, expected.map_err(str::to_owned), "{name}");
+        assert_eq!(told, expected, "{name}");
         if let Ok(Some(call_out)) = found {
             assert_eq!(call_out.path, "/save");
             assert_eq!(call_out.selector["app"], NAME);

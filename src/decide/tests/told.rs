@@ -92,6 +92,51 @@ fn a_skip_needs_a_reason() {
     ]));
 }
 
+/// An operator of another version has put the same into other words.
+#[test]
+fn nothing_is_told_again_because_it_was_worded_otherwise() {
+    use stories::{
+        background, complete, conflicting_container, disable, half_a_minute, hook,
+        refuse_injection, retaining_hook, scale_up, scaling_hook, skip_without_reason, stop,
+        workload,
+    };
+    let stories: [&[stories::Step]; 5] = [
+        &[workload, retaining_hook, skip_without_reason, background],
+        &[workload, retaining_hook, background, half_a_minute],
+        &[workload, hook, stop, half_a_minute, half_a_minute, scale_up],
+        &[workload, scaling_hook, complete, scale_up, disable],
+        &[workload, hook, refuse_injection, conflicting_container],
+    ];
+    for (number, story) in stories.into_iter().enumerate() {
+        let mut operator = Operator::new(true, false, None, false);
+        for step in story {
+            operator.act(*step);
+            operator.notices.clear();
+            operator.act(reword);
+            assert!(
+                operator.notices.is_empty(),
+                "{number}: {:?}",
+                operator.notices
+            );
+        }
+    }
+}
+
+fn reword(world: &mut World) {
+    let Some(hook) = world.hooks.get_mut(NAME) else {
+        return;
+    };
+    let status = hook.status.get_or_insert_default();
+    for condition in &mut status.conditions {
+        condition.message = "in other words".into();
+    }
+    if let Some(request) = &mut status.request {
+        request.message = request.message.as_ref().map(|_| "in other words".into());
+    }
+    world.version += 1;
+    hook.metadata.resource_version = Some(world.version.to_string());
+}
+
 #[test]
 fn stopped_and_started() {
     use stories::{acknowledge, hook, scale_up, start, stop, workload};
