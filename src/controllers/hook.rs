@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::backoff::{Backoff, Reopen};
 use super::feed::Feed;
+use super::outcomes::Outcomes;
 use super::provided::Provided;
 use super::synced::Waiter;
 use crate::api::KrakeHook;
@@ -53,6 +54,8 @@ pub struct Context {
     pub synced: Waiter,
     /// Counters.
     pub metrics: Metrics,
+    /// Counts how removals and completions end.
+    pub outcomes: Outcomes,
     /// Errors in a row.
     pub backoff: Backoff<ObjectRef<KrakeHook>>,
     /// When this process injected, by hook; to notice a quarrel with another field manager.
@@ -105,6 +108,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     }
     context.feed.look(&object);
     let hook = context.newest(hook);
+    context.outcomes.look(&hook);
     let fingerprint = news::fingerprint(&hook);
     let seen = observe(&context.writer.client, &context.caches, &hook).await;
     if seen.is_err() && planted::is(Bug::FinalizerDroppedOnError) {
@@ -233,7 +237,11 @@ impl Context {
             let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             all.insert(seen.hook_uid().to_owned(), Timestamp::now());
         }
-        let fact = match self.writer.apply(seen, effect).await {
+        let done = self.writer.apply(seen, effect).await;
+        if let Effect::WriteStatus(status) = effect {
+            self.outcomes.wrote(&seen.hook, status, done.is_ok());
+        }
+        let fact = match done {
             Err(error) if error.class() == Class::User => {
                 self.rejected(seen, effect, error).await?;
                 return Ok(false);
@@ -400,6 +408,7 @@ impl Context {
     fn forget(&self, uid: &str) {
         self.calls.forget(uid);
         self.provided.forget(uid);
+        self.outcomes.forget(uid);
         self.written
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

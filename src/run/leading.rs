@@ -29,6 +29,7 @@ use crate::controllers::authority::{self, InUse};
 use crate::controllers::backoff::Backoff;
 use crate::controllers::election::Tasks;
 use crate::controllers::feed::Feed;
+use crate::controllers::outcomes::Outcomes;
 use crate::controllers::provided::Provided;
 use crate::controllers::synced::Waiter;
 use crate::controllers::{certificate, guard, hook, keeper, strays};
@@ -198,6 +199,7 @@ impl Leading {
             calls,
             synced: self.synced.clone(),
             metrics: self.metrics.clone(),
+            outcomes: Outcomes::new(self.metrics.clone()),
             backoff: Backoff::new(),
             feed: self.feed.clone(),
             injections: Mutex::default(),
