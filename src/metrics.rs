@@ -1,8 +1,8 @@
 //! What is counted and measured.
 //!
 //! Labels are enums: a name or uid that users choose is never one, or the number of series would
-//! be theirs to choose too. The exceptions have a bound: `certificates`, and the fingerprints of the
-//! few authorities in use.
+//! be theirs to choose too, and everybody who may ask would read it. The exception is public and has
+//! a bound: the fingerprints of the few authorities in use.
 
 mod certificates;
 mod labels;
@@ -459,6 +459,48 @@ mod tests {
                 "{line} not in\n{text}"
             );
         }
+    }
+
+    /// The table of docs/operations.md, and what there is.
+    #[test]
+    fn what_is_documented_is_what_there_is() {
+        let docs = include_str!("../docs/operations.md");
+        let (_, section) = docs.split_once("\n## Metrics\n").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let cells = rows.map(|row| row.split(" | ").next().unwrap());
+        let names = cells.flat_map(|cell| cell.split('`').step_by(2));
+        let documented: Vec<_> = names.filter(|name| !name.is_empty()).collect();
+        let metrics = Metrics::new();
+        // A family is there when it has a member.
+        metrics.acknowledged(HookKind::Complete, AcknowledgementOutcome::Late);
+        metrics.committed(CommitOutcome::Written, 1, Duration::ZERO);
+        metrics.looked_up(LookupReason::Decision);
+        metrics.handshake_failed(HandshakeFailure::Timeout);
+        metrics.reconcile_failed("hook", Class::Bug);
+        metrics.effect("Event");
+        metrics.outcome(Outcome::TimedOut);
+        metrics.issuance(Holder::Client, "New", IssuanceOutcome::Issued);
+        metrics.unreadable("KrakeHook", 1);
+        metrics.authority_step("Begin");
+        metrics.authorities(vec![AuthorityGauge {
+            fingerprint: "f".into(),
+            phase: AuthorityPhase::Active,
+            expiry: Timestamp::UNIX_EPOCH,
+        }]);
+        let text = metrics.text();
+        let types = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE krake_hooks_"));
+        let there = types.map(|line| match line.split_once(' ').unwrap() {
+            (name, "counter") => format!("{name}_total"),
+            (name, _) => name.to_owned(),
+        });
+        let there: std::collections::BTreeSet<_> = there.collect();
+        let bare = documented
+            .iter()
+            .map(|name| name.split('{').next().unwrap().to_owned());
+        assert_eq!(bare.collect::<std::collections::BTreeSet<_>>(), there);
     }
 
     #[test]

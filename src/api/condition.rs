@@ -28,6 +28,8 @@ pub enum ConditionType {
     Rotating,
     /// `HookAuthority`: the user's own authority nears its end.
     Expiring,
+    /// `HookAuthority`: another master key is about to sign, or tokens of an earlier one are good.
+    KeysRotating,
 }
 
 /// Why a condition has its status: stable words that alerts and scripts can match.
@@ -148,6 +150,7 @@ impl ConditionType {
             Self::SourceReady => "SourceReady",
             Self::Rotating => "Rotating",
             Self::Expiring => "Expiring",
+            Self::KeysRotating => "KeysRotating",
         }
     }
 }

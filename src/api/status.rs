@@ -104,6 +104,9 @@ pub struct TokenSecret {
     /// What the token in it was derived for: key id and workload uid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derived_for: Option<String>,
+    /// Since when it holds that token, by the API server's clock: older pods may have another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
 }
 
 /// How the app is called.

@@ -186,6 +186,9 @@ async fn the_secret_is_written_first_then_the_status_and_then_nothing() {
         .unwrap();
     assert_eq!(server.calls(), ISSUED);
     assert_eq!(server.state().events, ["Issued"]);
+    let text = look.context.metrics.text();
+    let issued = "issuances_total{holder=\"Client\",cause=\"New\",outcome=\"Issued\"} 1\n";
+    assert!(text.contains(issued), "{text}");
 
     let certificate = server.certificate();
     let status = certificate.status.as_ref().unwrap();

@@ -121,6 +121,7 @@ struct Player {
     running: tokio::task::JoinHandle<()>,
     stop: CancellationToken,
     end_task: CancellationToken,
+    metrics: Metrics,
 }
 
 impl Player {
@@ -131,6 +132,7 @@ impl Player {
         let (stop, end_task) = (CancellationToken::new(), CancellationToken::new());
         let terms = std::sync::Arc::new(Mutex::new(Vec::new()));
         let (kept, ends) = (terms.clone(), end_task.clone());
+        let metrics = Metrics::new();
         let election = Election {
             lease: LeaseApi::new(client, "krake-system", recorder),
             periods: PERIODS,
@@ -148,9 +150,10 @@ impl Player {
                 });
                 tasks
             },
-            metrics: Metrics::new(),
+            metrics: metrics.clone(),
         };
         Self {
+            metrics,
             terms,
             running: tokio::spawn(election.run(stop.clone())),
             stop,
@@ -160,6 +163,21 @@ impl Player {
 
     fn leads(&self) -> bool {
         self.terms().last().is_some_and(Term::goes_on)
+    }
+
+    /// What is counted of its terms.
+    fn counts(&self) -> [u64; 3] {
+        let text = self.metrics.text();
+        [
+            "is_leader",
+            "leader_transitions_total",
+            "lease_renew_errors_total",
+        ]
+        .map(|name| {
+            let series = format!("krake_hooks_{name} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&series));
+            line.unwrap_or_default().parse().expect("a number")
+        })
     }
 
     fn terms(&self) -> Vec<Term> {
@@ -226,6 +244,7 @@ async fn one_that_cannot_renew_stops_before_the_lease_can_be_taken() {
     let first = Player::joins(&server, "first");
     first.begins_to_lead(SECOND).await;
     sleep(5 * SECOND).await;
+    assert_eq!(first.counts(), [1, 1, 0]);
     server.break_down(Some(Fault::Away));
     let away = Instant::now();
     while first.leads() {
@@ -243,6 +262,8 @@ async fn one_that_cannot_renew_stops_before_the_lease_can_be_taken() {
         1,
         "and it stays so while nobody is there"
     );
+    let [leads, begun, not_renewed] = first.counts();
+    assert!((leads, begun) == (0, 1) && not_renewed > 0, "{not_renewed}");
 
     // Nobody took over: it goes on as soon as it can, in another term.
     server.break_down(None);

@@ -459,3 +459,7 @@ fn label(effect: &Effect) -> &'static str {
         Effect::DeleteGuard => "DeleteGuard",
     }
 }
+
+#[cfg(test)]
+#[path = "hook_tests.rs"]
+mod tests;

@@ -158,6 +158,9 @@ async fn the_first_look_makes_one_and_the_second_nothing() {
 
     s.look().await.unwrap();
     assert_eq!(server.state().writes, writes);
+    let text = s.context.metrics.text();
+    let begun = "krake_hooks_authority_steps_total{step=\"Begin\"} 1\n";
+    assert!(text.contains(begun), "{text}");
     let secret = server.get(names::AUTHORITY_SECRET).unwrap();
     assert_eq!(
         secret["metadata"]["labels"][names::MANAGED_BY_LABEL],

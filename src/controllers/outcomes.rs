@@ -82,10 +82,12 @@ impl Outcomes {
     }
 }
 
-/// Those at the head of the new history, newest first, that the old one does not go on with.
+/// Those at the head of the new history, newest first, before what the old one began with.
 fn new_entries<'a>(old: &[&HistoryEntry], new: &'a [HistoryEntry]) -> &'a [HistoryEntry] {
-    let goes_on = |from: &usize| new[*from..].iter().zip(old).all(|(new, old)| new == *old);
-    let from = (0..=new.len()).find(goes_on);
+    let begins_with = |rest: &[HistoryEntry]| {
+        rest.len() <= old.len() && rest.iter().zip(old).all(|(new, old)| new == *old)
+    };
+    let from = (0..=new.len()).find(|from| begins_with(&new[*from..]));
     &new[..from.unwrap_or_default()]
 }
 

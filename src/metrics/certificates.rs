@@ -1,8 +1,7 @@
 //! Clients' certificates, read from the cache when somebody asks for the metrics.
 //!
-//! So what is gone has no series any more, and nobody has to take it away. Namespace and name are
-//! labels, and users choose those, but never how many there are: only the [`MOST`] certificates
-//! that expire soonest have series of their own, and those are what an alert is about.
+//! So what is gone counts no more, and nobody has to take it away. No namespace and no name is told:
+//! whoever may ask for the metrics need not be one who may list HookCertificates.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -14,23 +13,21 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::api::HookCertificate;
 use crate::api::condition::{self, ConditionType};
-
-/// How many certificates have series of their own.
-const MOST: usize = 1000;
+use crate::api::{HookCertificate, HookCertificateStatus};
 
 /// The cache, once there is one.
 #[derive(Clone, Default)]
 pub struct Certificates(Arc<OnceLock<Store<HookCertificate>>>);
 
-/// What is shown of one certificate.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Shown {
-    expiry: Timestamp,
+/// All certificates in some numbers.
+#[derive(Default)]
+struct Summary {
+    ready: i64,
+    not_ready: i64,
+    /// Of those that are ready, the soonest.
+    expiry: Option<Timestamp>,
     renewal: Option<Timestamp>,
-    namespace: String,
-    name: String,
 }
 
 impl Certificates {
@@ -40,80 +37,63 @@ impl Certificates {
         let _ = self.0.set(store);
     }
 
-    /// Those that are shown, soonest first, and how many are ready and not.
-    fn look(&self) -> (Vec<Shown>, [(&'static str, usize); 2]) {
+    fn look(&self) -> Summary {
+        let mut summary = Summary::default();
         let all = self.0.get().map(Store::state).unwrap_or_default();
-        let is_ready = |certificate: &&Arc<HookCertificate>| {
-            let status = certificate.status.as_ref();
-            status.is_some_and(|s| condition::is_true(&s.conditions, ConditionType::Ready))
-        };
-        let ready = all.iter().filter(is_ready).count();
-        let counts = [("True", ready), ("False", all.len() - ready)];
-        let mut shown: Vec<Shown> = all.iter().filter_map(|one| Shown::of(one)).collect();
-        shown.sort_unstable();
-        shown.truncate(MOST);
-        (shown, counts)
+        for status in all.iter().map(|certificate| certificate.status.as_ref()) {
+            let ready = |s: &&_| is_ready(s);
+            let Some(status) = status.filter(ready) else {
+                summary.not_ready += 1;
+                continue;
+            };
+            summary.ready += 1;
+            soonest(&mut summary.expiry, status.not_after.as_ref().map(|t| t.0));
+            soonest(
+                &mut summary.renewal,
+                status.renewal_time.as_ref().map(|t| t.0),
+            );
+        }
+        summary
     }
 }
 
-impl Shown {
-    fn of(certificate: &HookCertificate) -> Option<Self> {
-        let status = certificate.status.as_ref()?;
-        Some(Self {
-            expiry: status.not_after.as_ref()?.0,
-            renewal: status.renewal_time.as_ref().map(|time| time.0),
-            namespace: certificate.metadata.namespace.clone()?,
-            name: certificate.metadata.name.clone()?,
-        })
-    }
+fn is_ready(status: &HookCertificateStatus) -> bool {
+    condition::is_true(&status.conditions, ConditionType::Ready)
+}
 
-    fn labels(&self) -> [(&'static str, &str); 2] {
-        [("namespace", &self.namespace), ("name", &self.name)]
-    }
+fn soonest(known: &mut Option<Timestamp>, at: Option<Timestamp>) {
+    *known = known.iter().copied().chain(at).min();
 }
 
 impl Collector for Certificates {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let (shown, counts) = self.look();
-        let counts = counts.map(|(ready, count)| ([("ready", ready)], count as i64));
-        gauge(
-            &mut encoder,
-            "certificates",
-            "HookCertificates, by whether they are ready",
-            counts,
-        )?;
-        gauge(
-            &mut encoder,
-            "certificate_expiry_timestamp_seconds",
-            "When a HookCertificate's certificate expires, of those that expire soonest",
-            shown
-                .iter()
-                .map(|one| (one.labels(), one.expiry.as_second())),
-        )?;
-        let renewals = shown.iter().filter_map(|one| {
-            let at = one.renewal?;
-            Some((one.labels(), at.as_second()))
-        });
-        gauge(
-            &mut encoder,
-            "certificate_renewal_timestamp_seconds",
-            "When it will be renewed",
-            renewals,
-        )
+        let summary = self.look();
+        let help = "HookCertificates, by whether they are ready";
+        let mut metric =
+            encoder.encode_descriptor("certificates", help, None, MetricType::Gauge)?;
+        for (ready, count) in [("True", summary.ready), ("False", summary.not_ready)] {
+            let labels = [("ready", ready)];
+            ConstGauge::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        for (name, help, at) in [
+            (
+                "certificate_expiry_timestamp_seconds",
+                "When the first of the ready HookCertificates expires",
+                summary.expiry,
+            ),
+            (
+                "certificate_renewal_timestamp_seconds",
+                "When the first of them is to be renewed",
+                summary.renewal,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            if let Some(at) = at {
+                ConstGauge::new(at.as_second()).encode(metric)?;
+            }
+        }
+        Ok(())
     }
-}
-
-fn gauge<'a, const N: usize>(
-    encoder: &mut DescriptorEncoder,
-    name: &str,
-    help: &str,
-    all: impl IntoIterator<Item = ([(&'static str, &'a str); N], i64)>,
-) -> Result<(), fmt::Error> {
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, value) in all {
-        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
-    }
-    Ok(())
 }
 
 impl fmt::Debug for Certificates {
@@ -134,64 +114,54 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    fn certificate(name: &str, expiry: &str) -> HookCertificate {
+    fn certificate(name: &str, ready: &str, expiry: i64) -> HookCertificate {
+        let time = |second| Timestamp::from_second(second).unwrap();
         serde_json::from_value(json!({
             "apiVersion": "hooks.krake.dev/v1alpha1", "kind": "HookCertificate",
-            "metadata": {"namespace": "ml", "name": name, "uid": name},
+            "metadata": {"namespace": "secret-project", "name": name, "uid": name},
             "spec": {"hook": {"name": "trainer"}},
-            "status": {"notAfter": expiry, "renewalTime": "2026-01-01T00:00:00Z", "conditions": [{
-                "type": "Ready", "status": "True", "reason": "Issued", "message": "",
+            "status": {"notAfter": time(expiry), "renewalTime": time(expiry - 100), "conditions": [{
+                "type": "Ready", "status": ready, "reason": "Issued", "message": "",
                 "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
         }))
         .unwrap()
     }
 
     #[test]
-    fn each_has_its_series_until_it_goes() {
+    fn the_soonest_is_told_until_it_goes_and_no_name() {
         let metrics = Metrics::new();
         let (store, mut writer) = reflector::store();
-        assert!(!metrics.text().contains("trainer"));
         metrics.read_certificates_from(store);
-        let one = certificate("trainer-krake-1", "1970-01-02T00:00:00Z");
-        let mut never = certificate("never", "1970-01-02T00:00:00Z");
+        let soon = certificate("their-soon", "True", 1_000);
+        let mut never = certificate("their-never", "True", 1);
         never.status = None;
-        for object in [&one, &never] {
+        let failed = certificate("their-failed", "False", 10);
+        let late = certificate("their-late", "True", 2_000);
+        for object in [&soon, &never, &failed, &late] {
             writer.apply_watcher_event(&watcher::Event::Apply(object.clone()));
         }
+        let all = |expiry: i64, ready: i64| {
+            [
+                format!("krake_hooks_certificate_expiry_timestamp_seconds {expiry}\n"),
+                format!(
+                    "krake_hooks_certificate_renewal_timestamp_seconds {}\n",
+                    expiry - 100
+                ),
+                format!("krake_hooks_certificates{{ready=\"True\"}} {ready}\n"),
+                "krake_hooks_certificates{ready=\"False\"} 2\n".to_owned(),
+            ]
+        };
         let text = metrics.text();
-        let labels = r#"{namespace="ml",name="trainer-krake-1"}"#;
-        for line in [
-            format!("krake_hooks_certificate_expiry_timestamp_seconds{labels} 86400\n"),
-            format!("krake_hooks_certificate_renewal_timestamp_seconds{labels} 1767225600\n"),
-            "krake_hooks_certificates{ready=\"True\"} 1\n".to_owned(),
-            "krake_hooks_certificates{ready=\"False\"} 1\n".to_owned(),
-        ] {
+        for line in all(1_000, 2) {
             assert!(text.contains(&line), "{line} not in\n{text}");
         }
-        assert!(!text.contains("never"), "{text}");
-        writer.apply_watcher_event(&watcher::Event::Delete(one));
-        assert!(!metrics.text().contains("trainer"), "{}", metrics.text());
-    }
-
-    #[test]
-    fn users_do_not_choose_how_many_series_there_are() {
-        let metrics = Metrics::new();
-        let (store, mut writer) = reflector::store();
-        metrics.read_certificates_from(store);
-        for number in 0..MOST + 5 {
-            // The later a name, the sooner its end.
-            let expiry = Timestamp::from_second(1_000_000 - number as i64).unwrap();
-            let object = certificate(&format!("hook-{number}"), &expiry.to_string());
-            writer.apply_watcher_event(&watcher::Event::Apply(object));
-        }
+        writer.apply_watcher_event(&watcher::Event::Delete(soon));
         let text = metrics.text();
-        assert_eq!(text.matches("expiry_timestamp_seconds{").count(), MOST);
-        assert_eq!(text.matches("renewal_timestamp_seconds{").count(), MOST);
-        assert!(
-            text.contains(&format!("\"hook-{}\"", MOST + 4)),
-            "the soonest is shown"
-        );
-        assert!(!text.contains("\"hook-4\""), "the latest is not");
-        assert!(text.contains(&format!("certificates{{ready=\"True\"}} {}", MOST + 5)));
+        for line in all(2_000, 1) {
+            assert!(text.contains(&line), "{line} not in\n{text}");
+        }
+        for word in ["secret-project", "their-late", "their-failed", "trainer"] {
+            assert!(!text.contains(word), "{word} in\n{text}");
+        }
     }
 }

@@ -358,3 +358,26 @@ async fn stopping_waits_for_a_write_whose_caller_has_hung_up() {
     let stored = served.api.get("ml", "trainer").status.unwrap();
     assert!(stored.acknowledgements.contains_key("shutdown.anonymous"));
 }
+
+#[tokio::test]
+async fn what_is_answered_written_and_looked_up_is_counted() {
+    let served = Served::plain().await;
+    let path = format!("{SHUTDOWN}/pod-1");
+    assert_eq!(served.put(&path, &served.body()).await.0, 200);
+    assert_eq!(served.put(&path, r#"{"token":"x.y"}"#).await.0, 401);
+    let text = served.metrics.text();
+    for line in [
+        "acknowledgements_total{kind=\"shutdown\",outcome=\"Accepted\"} 1",
+        "acknowledgements_total{kind=\"shutdown\",outcome=\"Unauthorized\"} 1",
+        "commits_total{outcome=\"Written\"} 1",
+        "commit_group_size_count 1",
+        "commit_duration_seconds_count 1",
+        "live_lookups_total{reason=\"Credentials\"} 1",
+    ] {
+        assert!(
+            text.contains(&format!("krake_hooks_{line}\n")),
+            "{line} not in\n{text}"
+        );
+    }
+    served.stop().await;
+}
