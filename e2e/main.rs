@@ -20,7 +20,9 @@ mod endpoint;
 mod flood;
 mod injection;
 mod invalid;
+mod keys;
 mod kinds;
+mod metrics;
 mod namespace;
 mod orphan;
 mod quorum;
@@ -68,8 +70,10 @@ fn main() -> ExitCode {
         endpoint::stories(),
         replicas::stories(),
         flood::stories(),
+        metrics::stories(),
         unreadable::stories(),
         authority::stories(),
+        keys::stories(),
         crash::stories(),
         undo::stories(),
         // Last: the operator has been taken away in it, with everything.

@@ -264,8 +264,7 @@ impl Metrics {
     }
 
     /// A connection had no place.
-    pub fn connection_lost(&self, loss: ConnectionLoss) {
-        let reason = Word(loss);
+    pub fn connection_lost(&self, reason: ConnectionLoss) {
         self.connections_lost
             .get_or_create(&LossLabels { reason })
             .inc();
@@ -393,6 +392,7 @@ mod tests {
             (Ack::Full, "Full"),
             (Ack::Busy, "Busy"),
             (Ack::Unavailable, "Unavailable"),
+            (Ack::TooOften, "TooOften"),
         ];
         let mut lines = Vec::new();
         for (outcome, word) in acknowledgements {
@@ -434,6 +434,15 @@ mod tests {
             lines.push(format!(
                 "tls_handshake_failures_total{{reason=\"{word}\"}} 1"
             ));
+        }
+        let losses = [
+            (ConnectionLoss::Displaced, "Displaced"),
+            (ConnectionLoss::NoPlace, "NoPlace"),
+        ];
+        for (reason, word) in losses {
+            metrics.connection_lost(reason);
+            let line = format!("callback_connections_lost_total{{reason=\"{word}\"}} 1");
+            lines.push(line);
         }
         let issuances = [
             (Holder::Client, "Client", Issuance::Issued, "Issued"),
@@ -477,6 +486,7 @@ mod tests {
         metrics.committed(CommitOutcome::Written, 1, Duration::ZERO);
         metrics.looked_up(LookupReason::Decision);
         metrics.handshake_failed(HandshakeFailure::Timeout);
+        metrics.connection_lost(ConnectionLoss::NoPlace);
         metrics.reconcile_failed("hook", Class::Bug);
         metrics.effect("Event");
         metrics.outcome(Outcome::TimedOut);

@@ -33,7 +33,7 @@ use crate::cluster::secrets::SecretError;
 use crate::config::Config;
 use crate::controllers::authority::{self, InUse};
 use crate::controllers::election::{Election, Tasks};
-use crate::controllers::{caches, endpoint, refused};
+use crate::controllers::{caches, endpoint, keys, refused};
 use crate::metrics::Metrics;
 use crate::pki::Ring;
 
@@ -116,7 +116,7 @@ struct Operator {
     config: Config,
     namespace: String,
     clients: Clients,
-    ring: Arc<Ring>,
+    ring: Arc<ArcSwap<Ring>>,
     fence: Fence,
 }
 
@@ -137,7 +137,7 @@ impl Operator {
             config,
             namespace,
             clients,
-            ring: Arc::new(ring),
+            ring: Arc::new(ArcSwap::from_pointee(ring)),
             fence,
         })
     }
@@ -194,7 +194,23 @@ impl Operator {
         };
         self.spawn_callback(&mut tasks, callback, mode, &caches, &metrics, &ending);
 
+        let signing = watch::Sender::new(self.ring.load().current_id().to_owned());
+        let follower = keys::Follower {
+            secrets: OwnSecrets {
+                client: self.calls(Role::Replica),
+                namespace: self.namespace.clone(),
+            },
+            ring: Arc::clone(&self.ring),
+            signing: signing.clone(),
+            every: keys::every(self.config.certificates.propagation_seconds),
+        };
+        tasks.spawn(named(
+            "master keys",
+            follower.run(stop.clone().cancelled_owned()),
+        ));
+
         let leading = Leading {
+            signing: signing.subscribe(),
             clients: self.clients.clone(),
             ring: Arc::clone(&self.ring),
             in_use,
@@ -249,7 +265,7 @@ impl Operator {
             hooks: caches.hooks.clone(),
             certificates: caches.certificates.clone(),
             client,
-            ring: Arc::new(ArcSwap::new(Arc::clone(&self.ring))),
+            ring: Arc::clone(&self.ring),
             endpoint: self.config.endpoint(&self.namespace),
             events: refusals,
             metrics: metrics.clone(),

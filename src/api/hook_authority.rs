@@ -4,11 +4,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use super::condition::ConditionType;
+
 /// The HookAuthority `krake-hooks` in the operator's namespace shows which certificate authority
 /// signs, until when, and whether a rotation is under way. The operator makes it and writes its
 /// status; the authorities themselves are in the Secret `krake-hooks-ca`. Annotate it with
 /// `hooks.krake.dev/rotate=now` (any value that is not the last one) and the authority that the
-/// operator has made is replaced by a new one, without one failed acknowledgement.
+/// operator has made is replaced by a new one, without one failed acknowledgement. The same with
+/// `hooks.krake.dev/rotate-master-key`, and the key that tokens are made with is.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "hooks.krake.dev",
@@ -39,7 +42,8 @@ pub struct HookAuthoritySpec {}
 pub struct HookAuthorityStatus {
     /// `Ready`: an authority signs. `SourceReady`: the user's own is good, or none is configured.
     /// `Rotating`: another one is about to sign, or one that did is still trusted. `Expiring`: the
-    /// user's own nears its end, and nobody but the user can replace it.
+    /// user's own nears its end, and nobody but the user can replace it. `KeysRotating`: another
+    /// master key is about to sign, or tokens of an earlier one are still good.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -62,6 +66,31 @@ pub struct HookAuthorityStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["fingerprint"]))]
     pub authorities: Vec<AuthorityInUse>,
+    /// The master keys that tokens are made with, in the order in which they sign.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    pub master_keys: Vec<MasterKeyInUse>,
+}
+
+impl HookAuthorityStatus {
+    /// What it says of the certificate authority: the master keys have another writer.
+    pub fn without_keys(&self) -> Self {
+        let mut rest = self.clone();
+        rest.master_keys.clear();
+        let keys = ConditionType::KeysRotating.as_str();
+        rest.conditions.retain(|condition| condition.type_ != keys);
+        rest
+    }
+}
+
+/// One master key.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MasterKeyInUse {
+    /// Its id, with which its tokens begin; it tells nothing about the key.
+    pub id: String,
+    /// What it is used for.
+    pub phase: AuthorityPhase,
 }
 
 /// One authority.
@@ -84,14 +113,14 @@ pub struct AuthorityInUse {
     pub since: Time,
 }
 
-/// What an authority is used for.
+/// What an authority, or a master key, is used for.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuthorityPhase {
-    /// It is trusted and in the bundles of all hooks, and signs nothing yet.
+    /// It is trusted, and signs nothing yet.
     Prepared,
     /// It signs.
     Active,
-    /// It signs nothing any more, and is trusted until no certificate of it is in use.
+    /// It signs nothing any more, and is trusted until nothing of it is in use.
     Retiring,
 }
 

@@ -16,6 +16,8 @@ pub const HOOK_ANNOTATION: &str = "hooks.krake.dev/hook";
 pub const DISABLED: &str = "disabled";
 /// On a `HookCertificate`: issue anew now.
 pub const RENEW_ANNOTATION: &str = "hooks.krake.dev/renew";
+/// On the `HookAuthority`: put another master key in the place of the one that signs tokens.
+pub const ROTATE_KEY_ANNOTATION: &str = "hooks.krake.dev/rotate-master-key";
 /// On the `HookAuthority`: put another authority in the place of the one the operator has made.
 pub const ROTATE_ANNOTATION: &str = "hooks.krake.dev/rotate";
 /// On our Secrets: uid of the hook, or of the user's own `HookCertificate`, they belong to.
@@ -55,6 +57,8 @@ pub const CERTIFICATE_MANAGER: &str = "krake-hooks/certificate";
 
 /// Field manager of the `HookAuthority`.
 pub const AUTHORITY_MANAGER: &str = "krake-hooks/authority";
+/// Field manager of what the `HookAuthority` says of the master keys.
+pub const KEYS_MANAGER: &str = "krake-hooks/keys";
 
 /// Volume in the pod template.
 pub const CERT_VOLUME: &str = "krake-cert";

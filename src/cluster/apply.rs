@@ -9,6 +9,7 @@ mod record;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
@@ -33,7 +34,7 @@ pub struct Writer {
     /// The API server.
     pub client: Client,
     /// Derives tokens; `release-all` has none.
-    pub ring: Option<Arc<Ring>>,
+    pub ring: Option<Arc<ArcSwap<Ring>>>,
     /// Whether the admission policy fences our writes to Secrets.
     pub fence: Fence,
     /// Makes Events.

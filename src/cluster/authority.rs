@@ -9,13 +9,15 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::own_secrets::{OwnSecrets, Read, Wrote};
 use super::{Act, Error};
+use crate::api::hook_authority::MasterKeyInUse;
 use crate::api::{HookAuthority, HookAuthorityStatus, names};
 use crate::decide::authority::Fault;
 use crate::decide::seen::Notice;
@@ -184,6 +186,16 @@ impl AuthorityWriter {
         shown: &HookAuthority,
         status: &HookAuthorityStatus,
     ) -> Result<(), Error> {
+        self.apply_status(shown, names::AUTHORITY_MANAGER, json!(status))
+            .await
+    }
+
+    async fn apply_status(
+        &self,
+        shown: &HookAuthority,
+        manager: &str,
+        status: Value,
+    ) -> Result<(), Error> {
         let patch = json!({
             "apiVersion": HookAuthority::api_version(&()),
             "kind": HookAuthority::kind(&()),
@@ -193,7 +205,7 @@ impl AuthorityWriter {
             },
             "status": status,
         });
-        let params = PatchParams::apply(names::AUTHORITY_MANAGER).force();
+        let params = PatchParams::apply(manager).force();
         self.api()
             .patch_status(names::AUTHORITY, &params, &Patch::Apply(&patch))
             .await
@@ -202,6 +214,17 @@ impl AuthorityWriter {
                 Act::Apply,
                 format!("status of {}", self.object()),
             ))
+    }
+
+    /// Writes what it says of the master keys, if the object is still as it was seen.
+    pub async fn show_keys(
+        &self,
+        shown: &HookAuthority,
+        conditions: &[Condition],
+        keys: &[MasterKeyInUse],
+    ) -> Result<(), Error> {
+        let status = json!({"conditions": conditions, "masterKeys": keys});
+        self.apply_status(shown, names::KEYS_MANAGER, status).await
     }
 
     /// An Event on the `HookAuthority`. One that gets lost is no reason to do anything again.

@@ -32,6 +32,23 @@ pub struct Read {
     kind: Option<String>,
 }
 
+impl Read {
+    /// Value of one of its annotations.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        let all = self.meta.annotations.as_ref()?;
+        all.get(name).map(String::as_str)
+    }
+
+    /// As it is to be written, with this annotation, or without it.
+    pub fn annotate(&mut self, name: &str, value: Option<String>) {
+        let all = self.meta.annotations.get_or_insert_default();
+        match value {
+            Some(value) => all.insert(name.to_owned(), value),
+            None => all.remove(name),
+        };
+    }
+}
+
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrote {

@@ -5,15 +5,33 @@
 //!   replicas never have two.
 //! - No new ring while any `HookGuard` exists: pods hold tokens that a new one would not know.
 //! - Nothing found bad is replaced.
+//! - Each step of a rotation is one `update` that names the resourceVersion it was decided on.
 
 use kube::Client;
 use secrecy::ExposeSecret;
 use thiserror::Error;
 
-use super::own_secrets::{OwnSecrets, Wrote};
+use super::own_secrets::{OwnSecrets, Read, Wrote};
 use super::{Error as ServerError, said};
 use crate::api::names;
+use crate::decide::keys::KeyStep;
 use crate::pki::{Ring, RingError, SecretData};
+
+/// Annotation of the Secret: id of the key that is to sign next.
+const NEXT: &str = "hooks.krake.dev/next-key";
+/// Annotation of the Secret: the value that the last rotation was asked for with.
+const ANSWERED: &str = "hooks.krake.dev/rotated-for";
+
+/// The ring as it stands in its Secret.
+pub struct Kept {
+    /// The keys.
+    pub ring: Ring,
+    /// Id of the one that is to sign next.
+    pub prepared: Option<String>,
+    /// What the last rotation was asked for with.
+    pub answered: Option<String>,
+    read: Read,
+}
 
 /// Why the operator does not start; one line that names the object and the way out.
 #[derive(Debug, Error)]
@@ -99,6 +117,52 @@ pub async fn load_or_create_ring(
             }),
         },
     }
+}
+
+/// Reads the ring; nothing if its Secret is gone.
+pub async fn read(secrets: &OwnSecrets) -> Result<Option<Kept>, BootError> {
+    let Some(read) = secrets.read(names::RING_SECRET).await? else {
+        return Ok(None);
+    };
+    let ring = ring_of(&secrets.namespace, &read.entries)?;
+    let prepared = read.annotation(NEXT);
+    let prepared = prepared.filter(|id| ring.has(id) && ring.current_id() != *id);
+    Ok(Some(Kept {
+        prepared: prepared.map(ToOwned::to_owned),
+        answered: read.annotation(ANSWERED).map(ToOwned::to_owned),
+        ring,
+        read,
+    }))
+}
+
+/// Takes a step of a rotation, which `asked` is the reason for.
+pub async fn take(
+    secrets: &OwnSecrets,
+    kept: Kept,
+    step: KeyStep,
+    asked: Option<String>,
+) -> Result<Wrote, ServerError> {
+    let Kept {
+        ring,
+        prepared,
+        mut read,
+        ..
+    } = kept;
+    let ring = match step {
+        KeyStep::Prepare => {
+            let (ring, id) = ring.with(rand::random());
+            read.annotate(NEXT, Some(id));
+            read.annotate(ANSWERED, asked);
+            ring
+        }
+        KeyStep::Activate => {
+            read.annotate(NEXT, None);
+            ring.signing_with(prepared.as_deref().unwrap_or_default())
+        }
+        KeyStep::Drop => ring.alone(),
+    };
+    let entries = ring.to_secret();
+    secrets.replace(names::RING_SECRET, &read, &entries).await
 }
 
 fn ring_of(namespace: &str, entries: &SecretData) -> Result<Ring, BootError> {

@@ -23,7 +23,7 @@
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Client;
 use kube::api::{PartialObjectMeta, PostParams, Request};
 use kube::core::Status;
@@ -73,6 +73,8 @@ pub struct Written {
     pub uid: String,
     /// Its resourceVersion.
     pub resource_version: String,
+    /// When it was last changed, by the API server's clock.
+    pub at: Option<Time>,
     /// Somebody had edited it since our last write, and the edit is gone.
     pub overwrote_edit: bool,
 }
@@ -252,10 +254,13 @@ impl SecretOrder<'_> {
     }
 
     fn written(&self, meta: ObjectMeta, overwrote_edit: bool) -> Result<Written, SecretError> {
+        let changes = meta.managed_fields.into_iter().flatten();
+        let at = changes.filter_map(|change| change.time).max();
         match (meta.uid, meta.resource_version) {
             (Some(uid), Some(resource_version)) => Ok(Written {
                 uid,
                 resource_version,
+                at,
                 overwrote_edit,
             }),
             _ => Err(SecretError::Answer {

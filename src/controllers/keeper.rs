@@ -193,6 +193,7 @@ impl Context {
         };
         let none = HookAuthorityStatus::default();
         let status = shown.as_ref().and_then(|shown| shown.status.as_ref());
+        let status = status.map(HookAuthorityStatus::without_keys);
         let asked = match &shown {
             Some(shown) => shown.annotations().get(names::ROTATE_ANNOTATION),
             // Not known, so nothing new.
@@ -214,7 +215,7 @@ impl Context {
             leaves: &observed.leaves,
             longest_leaf: observed.longest_leaf,
             asked: asked.map(String::as_str),
-            status: status.unwrap_or(&none),
+            status: status.as_ref().unwrap_or(&none),
         };
         let decision = decide(&seen, &self.settings, now);
         let fault = seen.source.and_then(Result::err).or(match seen.kept {

@@ -14,6 +14,7 @@ pub mod feed;
 pub mod guard;
 pub mod hook;
 pub mod keeper;
+pub mod keys;
 pub mod outcomes;
 pub mod provided;
 pub mod readable;

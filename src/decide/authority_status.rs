@@ -140,6 +140,7 @@ fn status(look: &Look<'_>) -> HookAuthorityStatus {
             .chain([in_use(active, AuthorityPhase::Active)])
             .chain(ledger.next.as_ref().map(one(AuthorityPhase::Prepared)))
             .collect(),
+        ..HookAuthorityStatus::default()
     }
 }
 

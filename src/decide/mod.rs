@@ -41,6 +41,7 @@ pub mod hold;
 pub mod hook;
 pub mod inject;
 pub mod injecting;
+pub mod keys;
 pub mod lease;
 pub mod mend;
 pub mod news;

@@ -75,7 +75,7 @@ pub enum HandshakeFailure {
 }
 
 /// Why a connection had no place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum ConnectionLoss {
     /// It had one, and gave way to another connection.
     Displaced,
@@ -135,7 +135,7 @@ pub(super) struct HandshakeLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct LossLabels {
-    pub(super) reason: Word<ConnectionLoss>,
+    pub(super) reason: ConnectionLoss,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

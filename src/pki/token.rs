@@ -72,9 +72,10 @@ impl MasterKey {
     }
 }
 
-/// The master keys, newest first: the newest signs, any verifies.
+/// The master keys: one signs, any verifies.
 pub struct Ring {
     current: MasterKey,
+    /// Those that have signed, and the one that is to sign next.
     older: Vec<MasterKey>,
 }
 
@@ -87,28 +88,34 @@ impl Ring {
         }
     }
 
-    /// The same ring with a new key in front, which signs from now on.
-    #[cfg(test)]
+    /// The same ring with one more key, which verifies; and its id.
     #[must_use]
-    pub fn rotated(self, random: [u8; 32]) -> Self {
-        let current = MasterKey::new(random);
-        let older = [self.current]
-            .into_iter()
-            .chain(self.older)
-            .filter(|key| key.id != current.id)
-            .collect();
-        Self { current, older }
+    pub fn with(mut self, random: [u8; KEY_LENGTH]) -> (Self, String) {
+        let key = MasterKey::new(random);
+        let id = key.id.clone();
+        if !self.has(&id) {
+            self.older.push(key);
+        }
+        (self, id)
     }
 
-    /// The same ring without an old key. The one that signs stays.
-    #[cfg(test)]
+    /// The same ring, in which this key of it signs.
     #[must_use]
-    pub fn without(mut self, key_id: &str) -> Self {
-        self.older.retain(|key| key.id != key_id);
+    pub fn signing_with(mut self, key_id: &str) -> Self {
+        if let Some(at) = self.older.iter().position(|key| key.id == key_id) {
+            std::mem::swap(&mut self.current, &mut self.older[at]);
+        }
         self
     }
 
-    /// One entry of 32 bytes for each key, under its id, and `current`, which names the newest.
+    /// The key that signs, and no other.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.older.clear();
+        self
+    }
+
+    /// One entry of 32 bytes for each key, under its id, and `current`, which names the one that signs.
     pub fn to_secret(&self) -> SecretData {
         let mut entries: SecretData = self
             .keys()
@@ -166,14 +173,28 @@ impl Ring {
         self.keys().map(|key| key.id.as_str())
     }
 
-    /// The token of the pods of this workload for this hook.
+    /// Whether this key is one of them.
+    pub fn has(&self, key_id: &str) -> bool {
+        self.ids().any(|id| id == key_id)
+    }
+
+    /// The token of the pods of this workload for this hook, by this key, if it is there.
+    pub fn token_by(
+        &self,
+        key_id: &str,
+        hook_uid: &str,
+        workload_uid: &str,
+    ) -> Option<SecretString> {
+        let key = self.keys().find(|key| key.id == key_id)?;
+        let code = URL_SAFE_NO_PAD.encode(key.code(hook_uid, workload_uid));
+        Some(SecretString::from(format!("{}.{code}", key.id)))
+    }
+
+    /// The same by the key that signs.
+    #[cfg(test)]
     pub fn token(&self, hook_uid: &str, workload_uid: &str) -> SecretString {
-        let code = self.current.code(hook_uid, workload_uid);
-        SecretString::from(format!(
-            "{}.{}",
-            self.current.id,
-            URL_SAFE_NO_PAD.encode(code)
-        ))
+        self.token_by(&self.current.id, hook_uid, workload_uid)
+            .expect("the key that signs is there")
     }
 
     /// Whether this is a token of the pods of this workload for this hook, by any key.
@@ -282,25 +303,28 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_signs_and_any_verifies_until_it_leaves() {
+    fn one_signs_and_any_verifies_until_it_is_dropped() {
         let first = Ring::generate([1; 32]);
         let old_id = first.current_id().to_owned();
         let old = token(&first, "hook", "workload");
 
-        let ring = first.rotated([2; 32]);
-        let new = token(&ring, "hook", "workload");
-        assert_ne!(ring.current_id(), old_id);
-        assert!(new.starts_with(ring.current_id()));
+        let (ring, new_id) = first.with([2; 32]);
+        assert_eq!(ring.current_id(), old_id);
+        assert_ne!(new_id, old_id);
+        let new = ring.token_by(&new_id, "hook", "workload").unwrap();
+        let new = new.expose_secret().to_owned();
+        assert!(ring.verify(&new, "hook", "workload"), "prepared");
 
-        let ring = reread(&ring).unwrap();
+        let ring = reread(&ring.signing_with(&new_id)).unwrap();
+        assert_eq!(ring.current_id(), new_id);
         assert!(ring.verify(&old, "hook", "workload"));
-        assert!(ring.verify(&new, "hook", "workload"));
         assert_eq!(token(&ring, "hook", "workload"), new);
 
-        let current = ring.current_id().to_owned();
-        let ring = ring.without(&old_id).without(&current);
+        let ring = ring.signing_with("unknown").alone();
+        assert_eq!(ring.ids().collect::<Vec<_>>(), [new_id.as_str()]);
         assert!(!ring.verify(&old, "hook", "workload"));
         assert!(ring.verify(&new, "hook", "workload"));
+        assert!(ring.token_by(&old_id, "hook", "workload").is_none());
     }
 
     #[test]
@@ -341,10 +365,7 @@ mod tests {
         let shown = format!("{ring:?} {:?} {:?}", ring.to_secret(), ring.token("a", "b"));
         assert!(!shown.contains("abcdef"), "{shown}");
         assert!(!shown.contains("97, 98"), "{shown}");
-        assert!(
-            !shown.contains(ring.token("a", "b").expose_secret()),
-            "{shown}"
-        );
+        assert!(!shown.contains(&token(&ring, "a", "b")), "{shown}");
     }
 
     proptest! {

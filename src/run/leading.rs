@@ -5,8 +5,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
+use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::{mpsc, watch};
@@ -32,7 +34,7 @@ use crate::controllers::feed::Feed;
 use crate::controllers::outcomes::Outcomes;
 use crate::controllers::provided::Provided;
 use crate::controllers::synced::Waiter;
-use crate::controllers::{certificate, guard, hook, keeper, strays};
+use crate::controllers::{certificate, guard, hook, keeper, keys, strays};
 use crate::decide::Settings;
 use crate::decide::authority::AuthoritySettings;
 use crate::metrics::Metrics;
@@ -48,7 +50,9 @@ pub struct Leading {
     /// Calls and watches.
     pub clients: Clients,
     /// Derives tokens.
-    pub ring: Arc<Ring>,
+    pub ring: Arc<ArcSwap<Ring>>,
+    /// Id of the master key that signs now, and whichever will.
+    pub signing: watch::Receiver<String>,
     /// The authorities in use now, and whatever will be; `None` without TLS.
     pub in_use: Option<watch::Sender<Arc<InUse>>>,
     /// Whether the admission policy fences writes to Secrets.
@@ -81,6 +85,7 @@ impl Leading {
         tasks.spawn(named("caller", caller.run()));
         self.spawn_guards(&mut tasks, writer.clone(), stop);
         self.spawn_strays(&mut tasks, writer.clone(), stop);
+        self.spawn_keys(&mut tasks, &client, &recorder, stop);
         if let Some(in_use) = &self.in_use {
             let keeping = AuthorityWriter {
                 client: client.clone(),
@@ -164,6 +169,29 @@ impl Leading {
         tasks.spawn(named("keeper", keeping));
     }
 
+    /// The master keys: rotates them.
+    fn spawn_keys(
+        &self,
+        tasks: &mut Tasks,
+        client: &Client,
+        recorder: &Recorder,
+        stop: &CancellationToken,
+    ) {
+        let context = keys::Context {
+            writer: AuthorityWriter {
+                client: client.clone(),
+                namespace: self.namespace.clone(),
+                recorder: recorder.clone(),
+            },
+            caches: self.caches.clone(),
+            synced: self.synced.clone(),
+            propagation: SignedDuration::from_secs(self.config.certificates.propagation_seconds),
+            metrics: self.metrics.clone(),
+        };
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(named("keys", keys::run(context, stopped)));
+    }
+
     /// Client certificates.
     fn spawn_certificates(
         &self,
@@ -214,6 +242,9 @@ impl Leading {
         tasks.spawn(named("hooks", async move {
             hook::run(context, changes, changed, stopped).await;
         }));
+        let stopped = stop.clone().cancelled_owned();
+        let telling = keys::tell_key(self.signing.clone(), keep.clone(), stopped);
+        tasks.spawn(named("key", telling));
         let in_use = self.in_use.as_ref().map(watch::Sender::subscribe);
         let stopped = stop.clone().cancelled_owned();
         tasks.spawn(named("bundle", async move {
@@ -238,7 +269,7 @@ impl Leading {
             tls: self.config.callback.tls.enabled,
             // Comes from whoever hears which authorities are in use.
             bundle: String::new(),
-            key_id: self.ring.current_id().to_owned(),
+            key_id: self.ring.load().current_id().to_owned(),
             hooks,
             // A term, not a pod: in a new one nobody has been called yet.
             leader: term.identity().to_owned(),

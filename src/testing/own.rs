@@ -62,7 +62,13 @@ impl Server {
 
     /// Puts a Secret there, as somebody else would.
     pub fn put(&self, name: &str, entries: &Value) {
-        let secret = json!({"metadata": {"name": name}, "data": entries});
+        self.put_annotated(name, entries, json!({}));
+    }
+
+    /// The same with annotations.
+    pub fn put_annotated(&self, name: &str, entries: &Value, annotations: Value) {
+        let meta = json!({"name": name, "annotations": annotations});
+        let secret = json!({"metadata": meta, "data": entries});
         self.state().keep(&path_of(name), secret);
     }
 

@@ -277,6 +277,7 @@ impl World {
             secret_uid: format!("uid of {name}"),
             resource_version,
             derived_for: Some(derived_for.into()),
+            since: None,
         };
         self.secrets.insert(name, token.clone());
         Fact::Token(token)

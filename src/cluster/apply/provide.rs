@@ -34,7 +34,14 @@ impl Writer {
         let Some(ring) = &self.ring else {
             return Ok(Fact::Nothing);
         };
-        let token = ring.token(seen.hook_uid(), workload_uid);
+        let key = derived_for.split_once('.').map_or("", |(key, _)| key);
+        let Some(token) = ring.load().token_by(key, seen.hook_uid(), workload_uid) else {
+            let gone = format!("master key {key} is not in the ring any more");
+            let object = format!("Secret {}/{name}", seen.namespace());
+            return Err(Error::of(Act::Create, object)(kube::Error::Service(
+                gone.into(),
+            )));
+        };
         let bytes: Box<[u8]> = token.expose_secret().as_bytes().into();
         let order = SecretOrder {
             namespace: seen.namespace(),
@@ -55,7 +62,9 @@ impl Writer {
                     );
                     self.tell(seen, &warning("SecretOverwritten", note)).await;
                 }
+                let same = recorded.filter(|r| r.derived_for.as_deref() == Some(derived_for));
                 Ok(Fact::Token(TokenSecret {
+                    since: same.map_or(written.at, |recorded| recorded.since.clone()),
                     secret_uid: written.uid,
                     resource_version: written.resource_version,
                     derived_for: Some(derived_for.to_owned()),
