@@ -365,6 +365,10 @@ async fn what_is_answered_written_and_looked_up_is_counted() {
     let path = format!("{SHUTDOWN}/pod-1");
     assert_eq!(served.put(&path, &served.body()).await.0, 200);
     assert_eq!(served.put(&path, r#"{"token":"x.y"}"#).await.0, 401);
+    let open = TcpStream::connect(served.address).await.unwrap();
+    let one = "krake_hooks_callback_connections 1\n";
+    eventually("it is open", || served.metrics.text().contains(one)).await;
+    drop(open);
     let text = served.metrics.text();
     for line in [
         "acknowledgements_total{kind=\"shutdown\",outcome=\"Accepted\"} 1",
