@@ -1,15 +1,15 @@
 //! The guard of a hook that is gone: looking at what there still is of it, and taking it away.
 
 use kube::api::Api;
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 
-use super::apply::Writer;
+use super::apply::{Regarding, Writer};
 use super::observe::{Caches, canaries, hook_selector, pods, replica_sets, workload};
-use super::{Act, Error};
+use super::{Act, Error, said};
 use crate::api::{HookGuard, KrakeHook};
 use crate::decide::Effect;
 use crate::decide::farewell::Remains;
-use crate::decide::seen::is_let_go;
+use crate::decide::seen::{Notice, is_let_go};
 
 /// What there still is of the hook this guard stands for; nothing if the hook lives. One that is going,
 /// and has our finalizer no more, is nobody's either: somebody else's may keep it for long.
@@ -123,6 +123,26 @@ pub async fn apply(writer: &Writer, remains: &Remains, effect: &Effect) -> Resul
         }
     }
     Ok(())
+}
+
+/// The API server refuses a step of the farewell. There is no hook any more that could say so.
+pub async fn tell_refusal(writer: &Writer, remains: &Remains, error: &Error) {
+    let about = match &remains.workload {
+        Some(workload) => Regarding::workload(workload),
+        None => Regarding::object(remains.guard.object_ref(&())),
+    };
+    let hook = &remains.guard.spec.hook.name;
+    let notice = Notice {
+        warning: true,
+        reason: "Refused",
+        note: format!(
+            "what is left of the deleted KrakeHook {hook} cannot be taken away; the API server refuses {}: {}",
+            error.object,
+            said(&error.source)
+        ),
+        on_workload: false,
+    };
+    writer.tell_of(&about, &notice).await;
 }
 
 #[cfg(test)]

@@ -176,7 +176,12 @@ async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Actio
     let now = Timestamp::now();
     let decision = farewell::decide(&left, now);
     for effect in &decision.effects {
-        remains::apply(&context.writer, &left, effect).await?;
+        if let Err(error) = remains::apply(&context.writer, &left, effect).await {
+            if error.class() == Class::User {
+                remains::tell_refusal(&context.writer, &left, &error).await;
+            }
+            return Err(error);
+        }
         tracing::info!(
             guard = name,
             hook = left.guard.spec.hook.name,

@@ -60,7 +60,7 @@ pub enum Outcome {
     Issued(Box<Issuance>),
     /// It is not.
     Refused {
-        /// `SecretConflict` or `IssueFailed`.
+        /// `SecretConflict`, `Rejected` or `IssueFailed`.
         reason: Reason,
         /// Why, and what to do.
         message: String,

@@ -115,23 +115,24 @@ impl Workload {
     }
 
     /// Whether it is we who have stopped it, as far as the API server remembers: nobody else has
-    /// written that field since.
+    /// written that field since. Where it does not, because somebody has reset or strips the managed
+    /// fields, it is at zero as we left it.
     pub fn is_stopped_by_us(&self) -> bool {
         let field = match self.traits().stop {
             Stop::Replicas => "f:replicas",
             Stop::Suspend => "f:suspend",
             Stop::Cannot => return false,
         };
-        let Some(managers) = &self.metadata.managed_fields else {
-            // Somebody strips them; then nobody can tell, and it is at zero as we left it.
-            return self.stopped;
-        };
-        let ours = |entry: &ManagedFieldsEntry| {
+        let owns = |entry: &&ManagedFieldsEntry| {
             let fields = entry.fields_v1.as_ref().and_then(|f| f.0.get("f:spec"));
-            entry.manager.as_deref() == Some(names::SCALE_MANAGER)
-                && fields.is_some_and(|spec| spec.get(field).is_some())
+            fields.is_some_and(|spec| spec.get(field).is_some())
         };
-        self.stopped && managers.iter().any(ours)
+        let managers = self.metadata.managed_fields.iter().flatten();
+        let mut owners = managers.filter(owns).map(|entry| entry.manager.as_deref());
+        let ours = |manager| manager == Some(names::SCALE_MANAGER);
+        // The API server's name for whoever it was before it began to keep books (anew).
+        let unknown = |manager| manager == Some("before-first-apply");
+        self.stopped && (owners.clone().any(ours) || owners.all(unknown))
     }
 
     /// Whether its controller knows the object as it is now.
@@ -306,6 +307,29 @@ mod tests {
         let job = read(WorkloadKind::Job, &template);
         assert_eq!(pod.template, job.template);
         assert_eq!(pod.to_string(), "Pod trainer");
+    }
+
+    #[test]
+    fn a_zero_is_ours_unless_somebody_else_has_written_it() {
+        let stopped = |managers: &[&str]| {
+            let entry = |manager: &&str| {
+                json!({"manager": manager, "operation": "Update", "fieldsType": "FieldsV1",
+                    "fieldsV1": {"f:spec": {"f:replicas": {}}}})
+            };
+            let managers: Vec<_> = managers.iter().map(entry).collect();
+            let meta = json!({"name": "trainer", "managedFields": managers});
+            let meta = serde_json::from_value(meta).unwrap();
+            let data = json!({"spec": {"replicas": 0}});
+            let read = Workload::read(WorkloadKind::Deployment, meta, &data);
+            read.unwrap().is_stopped_by_us()
+        };
+        assert!(stopped(&[names::SCALE_MANAGER]));
+        assert!(stopped(&["kubectl", names::SCALE_MANAGER]));
+        assert!(!stopped(&["kubectl"]));
+        // Reset, and reset with an apply since.
+        assert!(stopped(&[]));
+        assert!(stopped(&["before-first-apply"]));
+        assert!(!stopped(&["before-first-apply", "kubectl"]));
     }
 
     #[test]

@@ -426,3 +426,35 @@ fn what_was_armed_is_not_said_to_have_been_deleted_before() {
         "{ready:?}"
     );
 }
+
+/// A hook may come out of a backup with the status of another life.
+#[test]
+fn what_was_asked_of_an_earlier_workload_is_nothing_to_this_one() {
+    let mut earlier = armed(stories::quiet_hook);
+    earlier.act(stories::foreground);
+    earlier.act(|world| {
+        world.acknowledge(HookKind::Shutdown);
+    });
+    let status = earlier.world.hooks[build::NAME].status.clone().unwrap();
+    assert!(status.request.is_some());
+    let mut operator = Operator::new(true, false, None, true);
+    operator.world.version = 1000;
+    operator.act(stories::workload);
+    operator.act(|world| {
+        stories::quiet_hook(world);
+        world.edit_hook(|hook| {
+            hook.status = Some(status);
+            hook.metadata.finalizers = Some(vec![names::HOOK_FINALIZER.into()]);
+        });
+    });
+    let summary = operator.world.summary();
+    assert!(summary.contains("trainer: Armed"), "{summary}");
+    operator.act(stories::foreground);
+    let summary = operator.world.summary();
+    assert!(
+        summary.contains("held") && summary.contains("2 pods"),
+        "{summary}"
+    );
+    let status = operator.world.hooks[build::NAME].status.clone().unwrap();
+    assert!(status.acknowledgements.is_empty(), "{status:?}");
+}
