@@ -189,10 +189,12 @@ async fn managed_fields_that_somebody_resets_keep_no_hook(stage: Stage) {
     let _: KrakeHook = stage.create(hook).await;
     stage.await_condition("app", ConditionType::Armed).await;
     // As the manual of server-side apply shows.
-    let reset = json!({"metadata": {"managedFields": [{}]}});
+    let reset = Patch::Merge(json!({"metadata": {"managedFields": [{}]}}));
     let deployments = stage.all::<Deployment>();
-    let reset = deployments.patch("app", &PatchParams::default(), &Patch::Merge(reset));
-    reset.await.expect("anybody may do that");
+    deployments
+        .patch("app", &PatchParams::default(), &reset)
+        .await
+        .expect("anybody may do that");
     stage
         .kubectl(&["delete", "krakehook", "app", "--wait=false"])
         .await;
