@@ -57,8 +57,20 @@ pub enum Reason {
     ContainerNotFound,
     /// A Secret of the needed name belongs to somebody else.
     SecretConflict,
+    /// The user's template has a label or an annotation that would be injected.
+    LabelConflict,
     /// The pods with the injected template are not all there yet.
     RollingOut,
+    /// The workload's controller cannot make pods.
+    PodsNotCreated,
+    /// Pods with the injected template do not start.
+    PodsNotStarting,
+    /// Pods with the injected template run, and do not become ready.
+    PodsNotReady,
+    /// The rollout has run out of its time.
+    RolloutStuck,
+    /// A container lists a variable before what it is made of.
+    EnvOrder,
     /// The Deployment is paused: no pod gets the new template.
     RolloutPaused,
     /// The workload's strategy is `OnDelete`: only new pods get the new template.
@@ -85,10 +97,12 @@ pub enum Reason {
     InPlace,
     /// The Service to call does not exist.
     ShutdownServiceNotFound,
-    /// The Service to call has no selector.
+    /// The Service is none by which pods can be called.
     ShutdownServiceUnsupported,
     /// The app's shutdown service answered 404 or 405.
     ShutdownServiceRefused,
+    /// The app could not be called: no connection, no answer, or one that is no success.
+    ShutdownServiceUnreachable,
     /// No pod can be called.
     NobodyToCall,
     /// Waiting for the app's acknowledgement.

@@ -9,17 +9,20 @@
 
 mod entries;
 mod json;
+mod mounts;
 mod ours;
+mod sight;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, EnvVar};
+use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use entries::{chosen, env, mount_paths, volume};
 use json::{covers, has_all, list, strip_list, strip_map};
+use sight::shows;
 
 use super::seen::{Effect, Seen, Settings, annotation, has_finalizer};
 use super::workload::Workload;
@@ -257,7 +260,7 @@ impl Injection {
             names.iter().all(|name| {
                 list(list_of).iter().any(|container| {
                     container["name"] == json!(name)
-                        && has_all(&container["env"], &self.env)
+                        && shows(list(&container["env"]), &self.env)
                         && has_all(&container["volumeMounts"], &self.mounts)
                 })
             })
@@ -266,30 +269,71 @@ impl Injection {
             && all_in(&pod["initContainers"], &self.init_containers)
     }
 
+    /// What keeps a container of a pod from seeing what it is given; only the order of `env` is asked
+    /// about, of which caches keep our entries.
+    pub fn unexpanded(&self, pod: &Pod) -> Option<String> {
+        let made_of = [
+            names::POD_UID_ENV,
+            names::COMPLETE_ENDPOINT_ENV,
+            names::SHUTDOWN_ENDPOINT_ENV,
+        ];
+        let spec = pod.spec.as_ref()?;
+        let init = spec.init_containers.iter().flatten();
+        let chosen = |container: &&Container| {
+            let mut names = self.containers.iter().chain(&self.init_containers);
+            names.any(|name| *name == container.name)
+        };
+        let mut all = spec.containers.iter().chain(init).filter(chosen);
+        all.find_map(|container| {
+            let env = container.env.as_deref().unwrap_or_default();
+            let given = |name: &&str| self.env.iter().any(|entry| entry["name"] == json!(name));
+            let made_of = made_of.into_iter().filter(given).collect();
+            let variable = sight::out_of_order(env, &made_of)?;
+            Some(format!(
+                "container {}: {variable} is listed before what it is made of, and does not expand",
+                container.name
+            ))
+        })
+    }
+
     /// Refuses to touch a template that has entries of the user's where ours would go.
     fn check<'a>(
         &self,
         workload: &Workload,
         containers: impl Iterator<Item = &'a Container>,
     ) -> Result<(), Conflict> {
+        if let Some(name) = self.taken_name(workload) {
+            return Err(Conflict {
+                reason: Reason::LabelConflict,
+                message: format!(
+                    "{workload}: the template has {name} already, which is not a hook's; nothing was changed. Remove it"
+                ),
+            });
+        }
         let owners = ours::Owners::of(workload);
-        let is_ours = |container: &str, entry: &EnvVar| {
-            let groups = ["containers", "initContainers"];
-            serde_json::to_value(entry).is_ok_and(|entry| ours::is_env(&entry))
-                || groups.iter().any(|group| {
-                    owners.own(&ours::env_path(workload, group, container, &entry.name))
-                })
+        let is_owned = |container: &str, entry: &EnvVar| {
+            let mut groups = ["containers", "initContainers"].into_iter();
+            groups.any(|group| owners.own(&ours::env_path(workload, group, container, &entry.name)))
         };
+        let is_ours =
+            |entry: &EnvVar| serde_json::to_value(entry).is_ok_and(|entry| ours::is_env(&entry));
+        let pod = workload.template.spec.as_ref();
+        let volumes = pod.and_then(|pod| pod.volumes.as_deref());
+        let volumes = volumes.unwrap_or_default();
         for container in containers {
             let chosen = self.containers.contains(&container.name)
                 || self.init_containers.contains(&container.name);
             if !chosen {
                 continue;
             }
-            let taken = container.env.iter().flatten().find(|entry| {
+            let env = container.env.as_deref().unwrap_or_default();
+            // Managed fields speak of a name: of several entries they do not tell whose is whose.
+            let once = |entry: &EnvVar| env.iter().filter(|e| e.name == entry.name).count() == 1;
+            let taken = env.iter().find(|entry| {
                 self.env.iter().any(|our| our["name"] == json!(entry.name))
                     && !self.is_entry(entry)
-                    && !is_ours(&container.name, entry)
+                    && !is_ours(entry)
+                    && !(once(entry) && is_owned(&container.name, entry))
             });
             if let Some(entry) = taken {
                 return Err(Conflict {
@@ -300,38 +344,49 @@ impl Injection {
                     ),
                 });
             }
-            let mounted = container.volume_mounts.iter().flatten().find(|mount| {
-                mount.name != names::CERT_VOLUME
-                    && self.mounts.iter().any(|our| {
-                        let ours = our["mountPath"].as_str().unwrap_or_default();
-                        // The API server takes two spellings of one directory for two.
-                        ours.trim_end_matches('/') == mount.mount_path.trim_end_matches('/')
-                    })
-            });
-            if let Some(mount) = mounted {
+            let paths = self.mounts.iter();
+            let mut paths = paths.filter_map(|mount| mount["mountPath"].as_str());
+            if let Some(what) = paths.find_map(|path| mounts::conflict(container, volumes, path)) {
                 return Err(Conflict {
                     reason: Reason::MountConflict,
                     message: format!(
-                        "{workload}: container {} already mounts volume {} at {}; nothing was changed. Choose another directory in the hook's certMountPath",
-                        container.name, mount.name, mount.mount_path
+                        "{workload}: {what}; nothing was changed. Choose another directory in the hook's certMountPath"
                     ),
                 });
             }
         }
-        let pod = workload.template.spec.iter();
-        let volumes = pod.flat_map(|pod| pod.volumes.iter().flatten());
-        for volume in volumes.filter(|v| v.name == names::CERT_VOLUME) {
-            if self.volume.is_some() && volume.projected.is_none() {
-                return Err(Conflict {
-                    reason: Reason::MountConflict,
-                    message: format!(
-                        "{workload}: a volume named {} exists already; nothing was changed. Rename it",
-                        names::CERT_VOLUME
-                    ),
-                });
-            }
+        let others = |volume: &&Volume| {
+            volume.name == names::CERT_VOLUME
+                && !serde_json::to_value(volume).is_ok_and(|volume| ours::is_volume(&volume))
+        };
+        if self.volume.is_some() && volumes.iter().any(|volume| others(&volume)) {
+            return Err(Conflict {
+                reason: Reason::MountConflict,
+                message: format!(
+                    "{workload}: there is a volume named {} already; nothing was changed. Rename it",
+                    names::CERT_VOLUME
+                ),
+            });
         }
         Ok(())
+    }
+
+    /// A label or an annotation of the user's where ours would go. What comes with a stamp was injected
+    /// once, by this hook or another one, and is replaced.
+    fn taken_name(&self, workload: &Workload) -> Option<String> {
+        let meta = workload.template.metadata.as_ref()?;
+        let label = meta.labels.as_ref().and_then(|l| l.get(names::HOOK_LABEL));
+        match (annotation(meta, names::STAMP_ANNOTATION), label) {
+            (Some(stamp), _) if is_stamp(stamp) => None,
+            (Some(stamp), _) => Some(format!(
+                "the annotation {}={stamp}",
+                names::STAMP_ANNOTATION
+            )),
+            (None, Some(label)) if *label != self.hook => {
+                Some(format!("the label {}={label}", names::HOOK_LABEL))
+            }
+            (None, _) => None,
+        }
     }
 
     fn is_entry(&self, entry: &EnvVar) -> bool {
@@ -381,6 +436,14 @@ fn identity(workload: &Workload) -> Value {
         identity["metadata"]["resourceVersion"] = json!(version);
     }
     identity
+}
+
+/// Whether it is one that [`injection`] makes.
+fn is_stamp(stamp: &str) -> bool {
+    let digest = |part: &str| part.len() == 8 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    stamp
+        .split_once('-')
+        .is_some_and(|(hook, all)| digest(hook) && digest(all))
 }
 
 fn digest(parts: &[&str]) -> String {

@@ -6,7 +6,8 @@
 //!
 //! | entry | it is ours if |
 //! |---|---|
-//! | finalizer `hooks.krake.dev/shutdown`, template's label `hooks.krake.dev/hook` and stamp | it has that name |
+//! | finalizer `hooks.krake.dev/shutdown` | it has that name |
+//! | template's label `hooks.krake.dev/hook` and stamp | the stamp looks like one |
 //! | label `hooks.krake.dev/hook` of the workload itself | its template cannot be changed |
 //! | variable from a Secret | key `token` of a Secret named `<hook>-krake-<8 hex digits>` |
 //! | variable from a ConfigMap | key `complete-url` or `shutdown-url` of one named so |
@@ -20,8 +21,8 @@
 
 use serde_json::{Value, json};
 
-use super::Injection;
 use super::json::list;
+use super::{Injection, is_stamp};
 use crate::api::names;
 use crate::decide::workload::Workload;
 
@@ -73,12 +74,16 @@ pub(super) fn entries(workload: &Workload) -> Vec<Entry> {
     }
     let at = workload.traits().template;
     let template = serde_json::to_value(&workload.template).unwrap_or_default();
+    let stamp = template["metadata"]["annotations"][names::STAMP_ANNOTATION].as_str();
+    let owners = Owners::of(workload);
     for (map, name) in [
         ("labels", names::HOOK_LABEL),
         ("annotations", names::STAMP_ANNOTATION),
     ] {
         let value = template["metadata"][map][name].as_str();
-        found.extend(value.map(|value| of_map(at, &["metadata", map], name, value)));
+        let entry = value.map(|value| of_map(at, &["metadata", map], name, value));
+        let is_ours = |entry: &Entry| stamp.is_some_and(is_stamp) || owners.own(&entry.fields);
+        found.extend(entry.filter(is_ours));
     }
     let pod = &template["spec"];
     let mut volumes = Vec::new();

@@ -229,7 +229,37 @@ fn conflicts_name_what_is_in_the_way() {
     let cert = crate::api::names::CERT_VOLUME;
     let named = || both().with("/spec/containers", json!(["app", "none"]));
     let sidecar_only = || both().with("/spec/containers", json!(["sidecar"]));
+    let label = |value: &str| {
+        let labels = json!({"app": NAME, "hooks.krake.dev/hook": value});
+        workload().with("/spec/template/metadata/labels", labels)
+    };
+    let stamp = |build: Build, value: &str| {
+        let annotations = json!({"hooks.krake.dev/stamp": value});
+        build.with("/spec/template/metadata/annotations", annotations)
+    };
     let rows: Vec<Row> = vec![
+        (
+            "a label of the user's",
+            both(),
+            label("disabled"),
+            tls(),
+            Some((Reason::LabelConflict, "hooks.krake.dev/hook=disabled")),
+        ),
+        ("the same label", both(), label(NAME), tls(), None),
+        (
+            "a stamp of the user's",
+            both(),
+            stamp(workload(), "approved"),
+            tls(),
+            Some((Reason::LabelConflict, "hooks.krake.dev/stamp=approved")),
+        ),
+        (
+            "another hook's, copied",
+            both(),
+            stamp(label("other"), "0123abcd-4567cdef"),
+            tls(),
+            None,
+        ),
         (
             "token",
             both(),
@@ -300,6 +330,59 @@ fn conflicts_name_what_is_in_the_way() {
             volume(json!({"name": cert, "emptyDir": {}})),
             tls(),
             Some((Reason::MountConflict, cert)),
+        ),
+        (
+            "a projected volume of the user's",
+            both(),
+            volume(json!({"name": cert, "projected": {"sources": [{"secret": {"name": "mine"}}]}})),
+            tls(),
+            Some((Reason::MountConflict, cert)),
+        ),
+        (
+            "a user's Secret beside ours in the volume",
+            both(),
+            volume({
+                let mut ours = inject(both(), &workload(), &tls()).unwrap().volume.unwrap();
+                let sources = ours["projected"]["sources"].as_array_mut().unwrap();
+                sources.push(json!({"secret": {"name": "mine"}}));
+                ours
+            }),
+            tls(),
+            Some((Reason::MountConflict, cert)),
+        ),
+        (
+            "one file below the directory",
+            both(),
+            mount("/etc/krake_cert/one.conf")
+                .with(&format!("{app}/volumeMounts/0/subPath"), json!("one.conf"))
+                .with(
+                    "/spec/template/spec/volumes",
+                    json!([{"name": "mine", "configMap": {"name": "mine"}}]),
+                ),
+            tls(),
+            Some((Reason::MountConflict, "/etc/krake_cert/one.conf")),
+        ),
+        (
+            "the same in a container that is not chosen",
+            sidecar_only(),
+            mount("/etc/krake_cert/one.conf")
+                .with(&format!("{app}/volumeMounts/0/subPath"), json!("one.conf"))
+                .with(
+                    "/spec/template/spec/volumes",
+                    json!([{"name": "mine", "configMap": {"name": "mine"}}]),
+                ),
+            tls(),
+            None,
+        ),
+        (
+            "a directory below the directory",
+            both(),
+            mount("/etc/krake_cert/more").with(
+                "/spec/template/spec/volumes",
+                json!([{"name": "mine", "emptyDir": {}}]),
+            ),
+            tls(),
+            None,
         ),
         (
             "volume without TLS",
@@ -586,4 +669,47 @@ fn a_users_own_entries_are_never_taken_for_ours() {
             .with("/spec/template/spec/volumes", json!([volume]));
         assert!(!inject::is_touched(&user.workload()), "{volume}");
     }
+}
+
+/// A template in which a tool has sorted every list of variables.
+fn sorted(injected: &Build) -> Build {
+    let mut object = injected.clone();
+    for container in [0, 1] {
+        let env = format!("/spec/template/spec/containers/{container}/env");
+        let env = object.0.pointer_mut(&env).and_then(Value::as_array_mut);
+        env.unwrap().sort_by_key(|entry| entry["name"].to_string());
+    }
+    object
+}
+
+#[test]
+fn what_a_container_sees_is_what_is_in_place() {
+    let injection = inject(both(), &workload(), &plain()).unwrap();
+    let injected = applied(&workload(), &injection.patch(&workload().workload(), true));
+    assert!(injection.is_in_template(&injected.clone().workload()));
+    // The URL stands before the pod's uid now: it would end with a literal `$(KRAKE_POD_UID)`.
+    assert!(!injection.is_in_template(&sorted(&injected).workload()));
+    let shutdown = build::hook(NAME).shutdown();
+    let injection = inject(shutdown, &workload(), &plain()).unwrap();
+    let injected = applied(&workload(), &injection.patch(&workload().workload(), true));
+    assert!(
+        injection.is_in_template(&sorted(&injected).workload()),
+        "in order all the same"
+    );
+}
+
+/// Kubernetes takes several entries of one name, and the last one counts. An apply would drop it.
+#[test]
+fn a_second_entry_of_our_name_is_the_users() {
+    let injection = inject(both(), &workload(), &plain()).unwrap();
+    let injected = applied(&workload(), &injection.patch(&workload().workload(), true));
+    let mine = json!({"name": "KRAKE_TOKEN", "value": "mine"});
+    let hidden = injected.with("/spec/template/spec/containers/0/env/-", mine);
+    let conflict = inject(both(), &hidden, &plain()).unwrap_err();
+    assert_eq!(conflict.reason, Reason::EnvConflict);
+    assert!(
+        conflict.message.contains("KRAKE_TOKEN"),
+        "{}",
+        conflict.message
+    );
 }
