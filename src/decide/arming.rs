@@ -3,6 +3,7 @@
 use super::hook::{Plan, dependent, uid_of};
 use super::pods::{self, guard_uid};
 use super::seen::{Effect, controller_of, has_finalizer, is_owned_by};
+use super::service::{self, CallFault};
 use super::workload::Workload;
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::{HookKind, names};
@@ -10,13 +11,25 @@ use crate::planted::Bug;
 
 impl Plan<'_> {
     /// Remembers how the app is called, while the Service is there to be asked.
-    pub(super) fn call_out(&mut self) -> Result<(), (Reason, String)> {
+    pub(super) fn call_out(&mut self, workload: &Workload) -> Result<(), CallFault> {
         let shutdown = self.seen.hook.spec.shutdown.as_ref();
         let Some(call_out) = shutdown.and_then(|s| s.call_out.as_ref()) else {
             self.status.call_out = None;
             return Ok(());
         };
-        self.status.call_out = pods::remember(call_out, self.seen.service.as_ref())?;
+        let service = self.seen.service.as_ref();
+        self.status.call_out = service::remember(call_out, service)?;
+        let remembered = self.status.call_out.as_ref();
+        let fault = remembered.and_then(|r| service::unreachable(call_out, r, service, workload));
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        let unready = remembered.and_then(|r| service::none_ready(self.seen, r, workload));
+        match unready {
+            Some((due, _)) if self.now < due => self.look_again_at(due),
+            Some((_, fault)) => return Err(fault),
+            None => {}
+        }
         Ok(())
     }
 

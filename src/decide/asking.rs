@@ -3,16 +3,15 @@
 
 use sha2::{Digest, Sha256};
 
-use super::calling;
 use super::hold::{Asked, Hold, Question};
 use super::hook::{Plan, close, uid_of, whole};
 use super::pods;
 use super::quorum::{self, Said, Tally};
 use super::seen::has_finalizer;
 use super::workload::Workload;
-use crate::api::condition::{ConditionType, Finding, Reason};
+use crate::api::condition::ConditionType;
 use crate::api::krake_hook::{CallOutMode, QuorumPolicy};
-use crate::api::status::{Deletion, Outcome, Phase, RequestState, ShutdownRequest, Terms, Trigger};
+use crate::api::status::{Deletion, Outcome, RequestState, ShutdownRequest, Terms, Trigger};
 use crate::api::{HookKind, names};
 use crate::planted::Bug;
 
@@ -127,13 +126,22 @@ impl Plan<'_> {
 
     /// Closes the request, if it is open.
     pub(super) fn close_open(&mut self, outcome: Outcome, message: &str) {
-        let Some(request) = &mut self.status.request else {
+        let Some(request) = &self.status.request else {
             return;
         };
         if request.state == RequestState::Closed {
             return;
         }
         let aim = aim(request.trigger);
+        let message = &match outcome {
+            Outcome::TimedOut | Outcome::Skipped | Outcome::NamespaceTerminating => {
+                self.with_fault(message.to_owned())
+            }
+            _ => message.to_owned(),
+        };
+        let Some(request) = &mut self.status.request else {
+            return;
+        };
         close(request, outcome, message);
         // A completion is in the history since the app said so.
         if outcome != Outcome::Completed {
@@ -207,7 +215,7 @@ impl Plan<'_> {
         })
     }
 
-    fn tally(&self, request: &ShutdownRequest) -> Tally {
+    pub(super) fn tally(&self, request: &ShutdownRequest) -> Tally {
         let able = pods::able_to_acknowledge(self.seen, &request.workload_uid);
         let said = self.said_to(request);
         let quorum = &request.terms.acknowledgements;
@@ -344,94 +352,21 @@ impl Plan<'_> {
             .any(|entry| entry.outcome == Outcome::Retained && entry.request == id);
         if !told {
             let message = format!("the app did not acknowledge in time; {aim} keeps waiting");
+            let message = self.with_fault(message);
             let entry = self.entry(Outcome::Retained, &message);
             self.remember(entry);
             self.notice(true, "Retained", message);
         }
-        self.report_waiting(workload);
-        self.status.phase = Some(Phase::Retained);
-        let mut message = format!(
-            "the time is up and spec.shutdown.onTimeout is Retain: {aim} waits for a late acknowledgement, or for the annotation {}: <reason>",
-            names::SKIP_ANNOTATION
-        );
-        if self.skip_lacks_reason(workload) {
-            message = format!("{message}; {}", skip_needs_reason());
-        }
-        self.find(Finding::yes(
-            ConditionType::Blocking,
-            Reason::Retained,
-            message,
-        ));
+        self.report_retained(workload);
     }
 
-    pub(super) fn keep_waiting(&mut self) {
-        if let Some(workload) = &self.seen.workload {
-            self.report_waiting(workload);
+    /// What came of calling the app belongs to how its request ended.
+    fn with_fault(&self, message: String) -> String {
+        let request = self.status.request.as_ref();
+        match request.and_then(|request| self.call_fault(request)) {
+            Some(fault) => format!("{message}. {}", fault.what),
+            None => message,
         }
-    }
-
-    fn report_waiting(&mut self, workload: &Workload) {
-        let Some(request) = &self.status.request else {
-            return;
-        };
-        let until = request
-            .deadline
-            .as_ref()
-            .map_or_else(|| "its first call has ended".into(), |at| at.0.to_string());
-        let refused = calling::refusal_of(request).map(ToOwned::to_owned);
-        let said = self.said_to(request);
-        let name_of = |uid: &str| pods::name_of(self.seen, uid);
-        let mut whom = self
-            .tally(request)
-            .in_words("acknowledged", name_of)
-            .unwrap_or_else(|| "waiting for the app's acknowledgement".into());
-        if let Some(failures) = quorum::failures(&said, name_of) {
-            whom = format!("{whom}; {failures}");
-        }
-        let mut message = format!(
-            "{workload} {}; {whom} until {until}, round {} of {}",
-            why(request.trigger),
-            request.round,
-            request.terms.retries + 1
-        );
-        if self.skip_lacks_reason(workload) {
-            message = format!("{message}; {}", skip_needs_reason());
-        }
-        self.status.phase = Some(match request.trigger {
-            Trigger::Stop => Phase::Stopping,
-            Trigger::Delete | Trigger::Complete => Phase::Waiting,
-        });
-        self.find(Finding::yes(
-            ConditionType::Blocking,
-            Reason::AwaitingAcknowledgement,
-            message.clone(),
-        ));
-        self.find(match refused {
-            Some(code) => Finding::no(
-                ConditionType::Ready,
-                Reason::ShutdownServiceRefused,
-                format!("the app answered {code} to the shutdown call: correct spec.shutdown.callOut.service (port, path). {message}"),
-            ),
-            None if pods::only_host_network(self.seen) => Finding::no(
-                ConditionType::Ready,
-                Reason::NobodyToCall,
-                format!("pods with hostNetwork are not called, their address is a node's. {message}"),
-            ),
-            None => Finding::yes(ConditionType::Ready, Reason::AwaitingAcknowledgement, message),
-        });
-        self.keep(ConditionType::Armed);
-        self.tell_of_skip(workload);
-    }
-
-    /// Once for each time that the annotation comes without a reason.
-    fn tell_of_skip(&mut self, workload: &Workload) {
-        let lacking = self.skip_lacks_reason(workload);
-        let told = self.status.request.as_ref();
-        let told = told.is_some_and(|request| request.skip_lacks_reason);
-        if lacking && !told {
-            self.notice(true, "SkipNeedsReason", skip_needs_reason());
-        }
-        self.change_request(|request| request.skip_lacks_reason = lacking);
     }
 
     pub(super) fn change_request(&mut self, change: impl FnOnce(&mut ShutdownRequest)) {
@@ -449,15 +384,8 @@ fn begin_round(request: &mut ShutdownRequest) {
     request.called_pods.clear();
 }
 
-fn skip_needs_reason() -> String {
-    format!(
-        "the annotation {} is there without a reason, and skips nothing: give one",
-        names::SKIP_ANNOTATION
-    )
-}
-
 /// What is to become of the workload.
-fn why(purpose: Trigger) -> &'static str {
+pub(super) fn why(purpose: Trigger) -> &'static str {
     match purpose {
         Trigger::Delete => "is being deleted",
         Trigger::Stop => "is to be stopped",
@@ -466,7 +394,7 @@ fn why(purpose: Trigger) -> &'static str {
 }
 
 /// What waits for the app.
-fn aim(purpose: Trigger) -> &'static str {
+pub(super) fn aim(purpose: Trigger) -> &'static str {
     match purpose {
         Trigger::Delete => "the removal",
         Trigger::Stop => "the stop",

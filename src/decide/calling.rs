@@ -16,11 +16,12 @@ use super::hook::{Plan, whole};
 use super::pods::{self, Target};
 use super::quorum;
 use super::seen::{CallOutOrder, Effect};
+use super::service;
 use crate::api::krake_hook::FanOut;
 use crate::api::status::{Attempt, CalledPod, ShutdownRequest};
 
 /// Code of an attempt that found no pod.
-const NOBODY: &str = "NobodyToCall";
+pub(super) const NOBODY: &str = "NobodyToCall";
 const LEAST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 const MOST_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 /// Calls of one hook that may be open at once: one workload must not take all places.
@@ -81,6 +82,7 @@ impl Plan<'_> {
 
     /// Orders the calls that are due. False if there is nobody to call.
     fn call_who_is_due(&mut self, deadline: Timestamp) -> bool {
+        self.remember_late();
         let (Some(request), Some(call_out)) = (&self.status.request, &self.status.call_out) else {
             return false;
         };
@@ -117,6 +119,16 @@ impl Plan<'_> {
             })));
         }
         true
+    }
+
+    /// A Service that was not there when the workload was armed, or was another one, may be there now.
+    fn remember_late(&mut self) {
+        let shutdown = self.seen.hook.spec.shutdown.as_ref();
+        let call_out = shutdown.and_then(|shutdown| shutdown.call_out.as_ref());
+        if let (None, Some(call_out)) = (&self.status.call_out, call_out) {
+            let found = service::remember(call_out, self.seen.service.as_ref());
+            self.status.call_out = found.unwrap_or_default();
+        }
     }
 
     /// The pod after the one that was called last, if its time has come.
@@ -252,13 +264,15 @@ impl Plan<'_> {
         let request = self.status.request.as_ref();
         let last = request.and_then(|r| r.last_attempt.as_ref());
         if last.is_none_or(|last| last.code != NOBODY) {
-            self.notice(
-                true,
-                "NobodyToCall",
-                "no ready pod behind the Service can be called; the removal waits all the same",
-            );
+            self.change_request(|r| r.last_attempt = Some(attempt));
+            let request = self.status.request.clone();
+            let fault = request.and_then(|request| self.call_fault(&request));
+            let what = fault.map_or_else(|| "Nobody can be called".to_owned(), |f| f.what);
+            let note = format!("{what}; the removal waits all the same");
+            self.notice(true, "NobodyToCall", note);
+        } else {
+            self.change_request(|r| r.last_attempt = Some(attempt));
         }
-        self.change_request(|r| r.last_attempt = Some(attempt));
     }
 
     fn tell_calls(&mut self, news: Vec<(String, String)>) {
@@ -280,28 +294,29 @@ impl Plan<'_> {
                         "{pods} answered {code} to the shutdown call: correct spec.shutdown.callOut.service (port, path); the removal waits all the same"
                     ),
                 ),
-                code => {
-                    let why = match code.strip_prefix('3') {
-                        Some(_) => ", a redirect, and those are not followed",
-                        None => "",
-                    };
-                    self.notice(
-                        true,
-                        "CallFailed",
-                        format!("{pods} could not be asked to shut down ({code}{why}); the call is repeated"),
-                    );
-                }
+                code => self.notice(
+                    true,
+                    "CallFailed",
+                    format!(
+                        "{pods} could not be asked to shut down ({}); the call is repeated",
+                        in_words(code)
+                    ),
+                ),
             }
         }
     }
 }
 
-/// Code of an answer that says: never.
-pub(super) fn refusal_of(request: &ShutdownRequest) -> Option<&str> {
-    let each = request.called_pods.iter().map(|called| &called.code);
-    let last = request.last_attempt.iter().map(|last| &last.code);
-    let mut codes = each.chain(last).map(String::as_str);
-    codes.find(|code| is_refused(code))
+/// What came of a call that did not reach the app.
+pub(super) fn in_words(code: &str) -> String {
+    let words = match code {
+        "ConnectFailed" => "no connection: it was refused, or not accepted within 3 s",
+        "Timeout" => "no answer within 10 s",
+        "NoAnswer" => "the connection ended without an answer in HTTP",
+        code if code.starts_with('3') => "a redirect, and those are not followed",
+        code => return code.to_owned(),
+    };
+    format!("{code}, {words}")
 }
 
 fn due_after(last: Timestamp, opened: Timestamp) -> Timestamp {
@@ -309,11 +324,11 @@ fn due_after(last: Timestamp, opened: Timestamp) -> Timestamp {
     last + passed.clamp(LEAST_PAUSE, MOST_PAUSE)
 }
 
-fn is_delivered(code: &str) -> bool {
+pub(super) fn is_delivered(code: &str) -> bool {
     code.len() == 3 && code.starts_with('2')
 }
 
-fn is_refused(code: &str) -> bool {
+pub(super) fn is_refused(code: &str) -> bool {
     matches!(code, "404" | "405" | "BadPath")
 }
 

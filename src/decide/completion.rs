@@ -130,7 +130,7 @@ impl Plan<'_> {
         };
         self.status.phase = Some(Phase::Completed);
         if action == CompleteAction::ScaleToZero {
-            self.find(Finding::no(
+            self.find(Finding::yes(
                 ConditionType::Ready,
                 Reason::Complete,
                 format!("{} ran to completion, and is at zero", workload.name()),
@@ -138,7 +138,8 @@ impl Plan<'_> {
         }
     }
 
-    /// While the app is asked before, that stands in `Ready` and in the phase.
+    /// While the app is asked before, or the workload is on its way, that stands in `Ready` and in the
+    /// phase; and what the API server refuses.
     fn report_completed(&mut self, workload: &Workload) {
         let message = format!("{} ran to completion", workload.name());
         self.find(Finding::yes(
@@ -146,13 +147,16 @@ impl Plan<'_> {
             Reason::Complete,
             message.clone(),
         ));
-        let said = self.findings.contains_key(&ConditionType::Ready)
-            && matches!(self.status.phase, Some(Phase::Waiting | Phase::Retained));
+        let said = self.findings.contains_key(&ConditionType::Ready);
         if said {
             return;
         }
         self.status.phase = Some(Phase::Completed);
-        self.find(Finding::no(ConditionType::Ready, Reason::Complete, message));
+        self.find(Finding::yes(
+            ConditionType::Ready,
+            Reason::Complete,
+            message,
+        ));
     }
 
     /// Somebody has scaled a completed workload up again. What was said before is about the run

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time
 use super::disposition::{Controller, Fate, disposition};
 use super::inject;
 use super::pods::guard_uid;
+use super::removal;
 use super::seen::{
     Decision, Dependent, Effect, Next, Notice, Rejection, Seen, Settings, annotation,
     has_finalizer, is_owned_by,
@@ -194,10 +195,10 @@ impl<'a> Plan<'a> {
             }
             None if self.status.request.is_some() => {
                 self.status.phase = Some(Phase::Released);
-                (
-                    Reason::Released,
-                    format!("{} is gone; its removal was let go on", spec.workload.name),
-                )
+                let how = self.status.request.as_ref().and_then(removal::in_words);
+                let how = how.unwrap_or_else(|| "its removal went on".to_owned());
+                let message = format!("{} is gone; {how}", spec.workload.name);
+                (Reason::Released, message)
             }
             None if self.seen.kind().is_none() => {
                 self.status.phase = Some(Phase::Pending);
@@ -226,7 +227,14 @@ impl<'a> Plan<'a> {
                 )
             }
         };
-        self.find(Finding::no(ConditionType::Ready, reason, message.clone()));
+        // Whoever waits for the hook must not wait for ever: nothing is left to come.
+        let over = matches!(reason, Reason::Complete | Reason::Released);
+        self.find(Finding {
+            kind: ConditionType::Ready,
+            holds: over,
+            reason,
+            message: message.clone(),
+        });
         self.find(Finding::no(
             ConditionType::Injected,
             reason,

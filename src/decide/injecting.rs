@@ -6,6 +6,8 @@ use super::hook::Plan;
 use super::inject::{self, Injection};
 use super::pods;
 use super::seen::{Effect, Refusal};
+use super::service;
+use super::trouble::{self, Found, Trouble, Weight};
 use super::workload::{Pace, Workload};
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::kind::Change;
@@ -31,8 +33,17 @@ impl Plan<'_> {
                 None => self.then.push(change),
             }
         }
-        let service = self.call_out();
-        let injected = in_place && self.report_injected(workload, injection);
+        let service = self.call_out(workload);
+        let Found { trouble, due } = match in_place {
+            true => trouble::look(self.seen, workload, injection, self.now),
+            false => Found::default(),
+        };
+        let injected = in_place && self.report_injected(workload, injection, trouble.as_ref());
+        if let Some(due) = due.filter(|_| !injected) {
+            self.look_again_at(due);
+        }
+        // Of pods that had it once, only what keeps a container from starting may be for want of ours.
+        let trouble = trouble.filter(|it| !injected || it.weight == Weight::AtStart);
         let armed = !wants_hold || (self.arm(workload) && injected);
         let was_armed = condition::is_true(&self.status.conditions, ConditionType::Armed);
         if wants_hold {
@@ -51,14 +62,22 @@ impl Plan<'_> {
             self.notice(false, "Armed", "a removal of the workload will wait");
         }
         let ready = injected && armed;
+        if let Some(trouble) = &trouble {
+            self.tell_trouble(trouble);
+        }
         self.status.phase = Some(match (ready, wants_hold) {
             (true, true) => Phase::Armed,
             (true, false) => Phase::Ready,
             (false, _) => Phase::Injecting,
         });
-        self.find(match (ready, service) {
-            (true, Err((reason, message))) => Finding::no(ConditionType::Ready, reason, message),
-            (true, Ok(())) => {
+        self.find(match (ready, trouble, service) {
+            (_, Some(trouble), _) => {
+                Finding::no(ConditionType::Ready, trouble.reason, trouble.message)
+            }
+            (true, None, Err(fault)) => {
+                Finding::no(ConditionType::Ready, fault.reason, fault.ahead_of_time())
+            }
+            (true, None, Ok(())) => {
                 let has = if workload.is_changeable() {
                     "pods have token, URL and certificate"
                 } else {
@@ -69,10 +88,16 @@ impl Plan<'_> {
                 } else {
                     ""
                 };
-                let message = format!("{has}{waits}");
+                let others = match &self.status.call_out {
+                    Some(call_out) if wants_hold && !service::selects(call_out, workload) => {
+                        "; the Service selects other pods than the workload's, and they are called"
+                    }
+                    _ => "",
+                };
+                let message = format!("{has}{waits}{others}");
                 Finding::yes(ConditionType::Ready, Reason::AsSpecified, message)
             }
-            (false, _) => {
+            (false, None, _) => {
                 let (reason, message) = self.why_not_injected(workload, injected);
                 Finding::no(ConditionType::Ready, reason, message)
             }
@@ -179,7 +204,20 @@ impl Plan<'_> {
         }
     }
 
-    pub(super) fn report_injected(&mut self, workload: &Workload, injection: &Injection) -> bool {
+    /// Once: what the condition said before tells whether it is known.
+    fn tell_trouble(&mut self, trouble: &Trouble) {
+        let before = condition::find(&self.status.conditions, ConditionType::Ready);
+        if before.is_none_or(|before| before.reason != trouble.reason.as_str()) {
+            self.notice(true, trouble.reason.as_str(), trouble.message.clone());
+        }
+    }
+
+    pub(super) fn report_injected(
+        &mut self,
+        workload: &Workload,
+        injection: &Injection,
+        trouble: Option<&Trouble>,
+    ) -> bool {
         if !workload.is_changeable() {
             self.find(Finding::no(
                 ConditionType::Injected,
@@ -197,16 +235,19 @@ impl Plan<'_> {
         let counted = workload.is_observed() && workload.pods.updated == all;
         // Afterwards every template there was had our entries, and the count may still be that of
         // before a pod came or went.
-        let injected = if before {
-            !pods::any_without(self.seen, &injection.stamp)
-        } else {
-            begun && counted && current >= all
+        let injected = match (before, trouble.map(|trouble| trouble.weight)) {
+            (_, Some(Weight::Unseen)) | (false, Some(Weight::AtStart)) => false,
+            (true, _) => !pods::any_without(self.seen, &injection.stamp),
+            (false, _) => begun && counted && current >= all,
         };
         self.find(if injected {
             let message = format!("{current} pods have token, URL and certificate");
             Finding::yes(ConditionType::Injected, Reason::InPlace, message)
         } else {
-            let (reason, why) = self.why_not_injected(workload, false);
+            let (reason, why) = match trouble {
+                Some(trouble) => (trouble.reason, trouble.message.clone()),
+                None => self.why_not_injected(workload, false),
+            };
             let message = format!("{current} of {all} pods have token, URL and certificate; {why}");
             Finding::no(ConditionType::Injected, reason, message)
         });

@@ -8,10 +8,13 @@
 //! - [`hook`]: the whole decision about one hook and its workload, in reading order;
 //! - [`inject`]: what goes into a pod template, and how it is taken out again;
 //! - [`presence`]: the workload is there: [`providing`], [`injecting`], [`arming`];
+//! - [`trouble`]: pods that do not come to have what they are given;
 //! - [`removal`]: the workload is being deleted: ask, wait, release;
 //! - [`mend`]: Secrets that somebody has taken away or edited;
 //! - [`pods`]: which pods count, and which can be called;
+//! - [`service`]: how the app is called, and why it cannot be;
 //! - [`asking`]: one asking of the app to shut down, for whatever reason;
+//! - [`waiting`]: what people read meanwhile;
 //! - [`stopping`]: `state: Stopped` and back;
 //! - [`completion`]: the app says that its work is complete;
 //! - [`hold`]: whether a removal waits, as one table;
@@ -51,8 +54,11 @@ pub mod providing;
 pub mod quorum;
 pub mod removal;
 pub mod seen;
+pub mod service;
 pub mod stopping;
 pub mod strays;
+pub mod trouble;
+pub mod waiting;
 pub mod workload;
 
 pub use seen::{Effect, Fact, Next, Seen, Settings};

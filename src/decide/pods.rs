@@ -3,16 +3,15 @@
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, Service};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::inject;
 use super::seen::{Seen, controller_of, is_owned_by};
+use super::service;
 use super::workload::Workload;
-use crate::api::condition::Reason;
 use crate::api::kind::Change;
-use crate::api::krake_hook::{CallOut, CallOutMode};
 use crate::api::names;
 use crate::api::status::RememberedCallOut;
 
@@ -84,64 +83,6 @@ pub fn guard_uid(seen: &Seen) -> Option<&str> {
     seen.guard.as_ref()?.metadata.uid.as_deref()
 }
 
-/// How the app is to be called, from the spec and the Service as it is now; or why it cannot be.
-pub fn remember(
-    call_out: &CallOut,
-    service: Option<&Service>,
-) -> Result<Option<RememberedCallOut>, (Reason, String)> {
-    let Some(wanted) = call_out
-        .service
-        .as_ref()
-        .filter(|_| call_out.mode == CallOutMode::Service)
-    else {
-        return Ok(None);
-    };
-    let name = &wanted.name;
-    let Some(spec) = service.and_then(|s| s.spec.as_ref()) else {
-        return Err((
-            Reason::ShutdownServiceNotFound,
-            format!(
-                "Service {name} does not exist: the removal will wait all the same, but nobody is called. Create it, or correct spec.shutdown.callOut.service.name"
-            ),
-        ));
-    };
-    let selector = spec.selector.clone().unwrap_or_default();
-    if selector.is_empty() {
-        return Err((
-            Reason::ShutdownServiceUnsupported,
-            format!(
-                "Service {name} has no selector, so no pod can be called; the removal will wait all the same. Give it one, or set spec.shutdown.callOut.mode: None"
-            ),
-        ));
-    }
-    let ports = spec.ports.as_deref().unwrap_or_default();
-    let port = match &wanted.port {
-        None => ports.first(),
-        Some(IntOrString::Int(number)) => ports.iter().find(|p| p.port == *number),
-        Some(IntOrString::String(port)) => ports
-            .iter()
-            .find(|p| p.name.as_deref() == Some(port.as_str())),
-    };
-    let Some(port) = port else {
-        return Err((
-            Reason::ShutdownServiceNotFound,
-            format!(
-                "Service {name} has no such port: correct spec.shutdown.callOut.service.port; the removal will wait all the same"
-            ),
-        ));
-    };
-    let target = port
-        .target_port
-        .clone()
-        .unwrap_or(IntOrString::Int(port.port));
-    Ok(Some(RememberedCallOut {
-        port: target,
-        path: wanted.path.clone(),
-        scheme: wanted.scheme,
-        selector,
-    }))
-}
-
 /// Pods that can be called: ready, with an address of their own; the workload's own first.
 pub fn targets(seen: &Seen, call_out: &RememberedCallOut) -> Vec<Target> {
     let own = |pod: &Pod| {
@@ -180,24 +121,44 @@ pub fn only_host_network(seen: &Seen) -> bool {
     !seen.callable.is_empty() && seen.callable.iter().all(uses_host_network)
 }
 
+/// Whether any pod behind the Service is ready.
+pub fn any_ready(seen: &Seen) -> bool {
+    let mut pods = seen.callable.iter();
+    pods.any(|pod| is_ready(pod) && !is_finished(pod))
+}
+
+/// A port, by number or name.
+pub fn port_in_words(port: &IntOrString) -> String {
+    match port {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(name) => name.clone(),
+    }
+}
+
 /// Since when the pods with our entries that do not start count as stuck, if there are any: a Secret
 /// they refer to may be missing. Images may take their time, so a pod has `patience`; what cannot be
-/// configured does not get better by waiting.
+/// configured does not get better by waiting. Containers of all kinds wait for the pod's volumes, init
+/// containers and sidecars first; once one of them has started, the volumes are there.
 pub fn stuck_since(seen: &Seen, patience: SignedDuration) -> Option<Timestamp> {
     let since = |pod: &Pod| {
         let status = pod.status.as_ref()?;
         let start = status.start_time.as_ref()?.0;
-        status
-            .container_statuses
-            .iter()
-            .flatten()
-            .filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
-            .filter_map(|reason| match reason {
-                "CreateContainerConfigError" => Some(start),
-                "ContainerCreating" => Some(start + patience),
-                _ => None,
-            })
-            .min()
+        let all = status.init_container_statuses.iter().flatten();
+        let mut all = all.chain(status.container_statuses.iter().flatten());
+        let mounted = all.clone().any(ever_started);
+        let waits = |container: &ContainerStatus, reason: &[&str]| {
+            let waiting = container.state.as_ref().and_then(|s| s.waiting.as_ref());
+            let word = waiting.and_then(|waiting| waiting.reason.as_deref());
+            word.is_some_and(|word| reason.contains(&word))
+        };
+        if all
+            .clone()
+            .any(|c| waits(c, &["CreateContainerConfigError"]))
+        {
+            return Some(start);
+        }
+        let creating = all.any(|c| waits(c, &["ContainerCreating", "PodInitializing"]));
+        (creating && !mounted).then_some(start + patience)
     };
     seen.pods
         .iter()
@@ -236,7 +197,7 @@ pub(super) fn is_finished(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub(super) fn is_ready(pod: &Pod) -> bool {
     pod.status
         .iter()
         .flat_map(|s| s.conditions.iter().flatten())
@@ -309,18 +270,6 @@ fn address(pod: &Pod) -> Option<IpAddr> {
 fn port(pod: &Pod, wanted: &IntOrString) -> Option<u16> {
     match wanted {
         IntOrString::Int(number) => u16::try_from(*number).ok(),
-        IntOrString::String(name) => {
-            let ports = |c: &Container| c.ports.clone().unwrap_or_default();
-            let spec = pod.spec.as_ref()?;
-            // As Kubernetes does it for a Service: a sidecar is an init container that stays.
-            let sidecars = spec.init_containers.iter().flatten();
-            let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
-            spec.containers
-                .iter()
-                .chain(sidecars)
-                .flat_map(ports)
-                .find(|p| p.name.as_deref() == Some(name.as_str()))
-                .and_then(|p| u16::try_from(p.container_port).ok())
-        }
+        IntOrString::String(name) => service::port_named(pod.spec.as_ref()?, name),
     }
 }

@@ -118,7 +118,15 @@ impl Plan<'_> {
             self.keep_armed(workload);
             self.keep(ConditionType::Injected);
             self.look_again_at(until);
-        } else if inject::is_touched(workload) {
+            return;
+        }
+        self.status.phase = Some(Phase::Deleting);
+        self.find(Finding::no(
+            ConditionType::Ready,
+            Reason::HookDeleting,
+            "the hook is being deleted, and what it gave the workload is taken back",
+        ));
+        if inject::is_touched(workload) {
             self.eject(workload);
         } else {
             self.then.push(Effect::RemoveHookFinalizer);

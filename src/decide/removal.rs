@@ -12,7 +12,7 @@ use super::seen::{Effect, has_finalizer, is_owned_by};
 use super::workload::Workload;
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::names;
-use crate::api::status::{Deletion, Outcome, Phase, RequestState, Trigger};
+use crate::api::status::{Deletion, Outcome, Phase, RequestState, ShutdownRequest, Trigger};
 use crate::planted::Bug;
 
 impl Plan<'_> {
@@ -59,7 +59,9 @@ impl Plan<'_> {
         if !self.settings.planted.has(Bug::ReleaseUnclosed) {
             self.close_for(workload, Trigger::Delete, outcome, message);
         }
-        self.report_released(&format!("{}: {message}", outcome.as_str()));
+        let how = self.status.request.as_ref().and_then(in_words);
+        let how = how.unwrap_or_else(|| format!("{}: {message}", outcome.as_str()));
+        self.report_released(&how);
         let finalizer = Effect::ReleaseWorkload {
             uid: uid_of(&workload.metadata),
         };
@@ -109,7 +111,9 @@ impl Plan<'_> {
         let request = self.request_for(workload, Trigger::Delete);
         let released = request.is_some_and(|request| request.state == RequestState::Closed);
         if released || self.status.completion.is_some() {
-            return self.report_released("the removal was let go on");
+            let how = request.and_then(in_words);
+            let how = how.unwrap_or_else(|| "the removal goes on".to_owned());
+            return self.report_released(&how);
         }
         let message = format!(
             "{workload} was deleted before it was armed; Kubernetes takes no finalizer on an object that is being deleted, so its removal does not wait"
@@ -150,20 +154,27 @@ impl Plan<'_> {
     }
 
     fn report_released(&mut self, message: &str) {
-        self.status.phase = Some(if self.status.completion.is_some() {
-            Phase::Completed
-        } else {
-            Phase::Released
-        });
-        for kind in [
-            ConditionType::Ready,
-            ConditionType::Armed,
-            ConditionType::Blocking,
-        ] {
+        let (phase, reason) = match self.status.completion {
+            Some(_) => (Phase::Completed, Reason::Complete),
+            None => (Phase::Released, Reason::Released),
+        };
+        self.status.phase = Some(phase);
+        // There is nothing left to wait for: whoever waits for the hook must not wait for ever.
+        self.find(Finding::yes(ConditionType::Ready, reason, message));
+        for kind in [ConditionType::Armed, ConditionType::Blocking] {
             self.find(Finding::no(kind, Reason::Released, message));
         }
         if self.status.completion.is_some() {
             self.keep(ConditionType::Completed);
         }
     }
+}
+
+/// How a request was closed.
+pub(super) fn in_words(request: &ShutdownRequest) -> Option<String> {
+    let outcome = request.outcome?.as_str();
+    Some(match &request.message {
+        Some(message) => format!("{outcome}: {message}"),
+        None => outcome.to_owned(),
+    })
 }

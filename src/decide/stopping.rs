@@ -176,7 +176,7 @@ impl Plan<'_> {
             return;
         }
         self.status.phase = Some(Phase::Stopping);
-        self.find(Finding::yes(
+        self.find(Finding::no(
             ConditionType::Ready,
             Reason::Stopped,
             format!("{workload} is being scaled to zero"),

@@ -30,6 +30,17 @@ pub struct Workload {
     pub observed_generation: Option<i64>,
     /// Why pods do not get a changed template by themselves, if they do not.
     pub pace: Pace,
+    /// What its controller complains of.
+    pub complaints: Complaints,
+}
+
+/// What a controller says in the workload's status that it cannot do, in its own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Complaints {
+    /// Why it makes no pods: what a quota, a policy or a webhook has answered it.
+    pub not_created: Option<String>,
+    /// That the present rollout has run out of its time.
+    pub stuck: Option<String>,
 }
 
 /// How many pods a workload has, as its controller counts them.
@@ -82,6 +93,7 @@ impl Workload {
             stopped: is_stopped(traits.stop, data),
             observed_generation: number(data, "/status/observedGeneration"),
             pace: Pace::read(data),
+            complaints: Complaints::read(&metadata, data),
             kind,
             metadata,
             template,
@@ -193,6 +205,29 @@ impl Pace {
             Self::Partition(partition)
         } else {
             Self::Rolling
+        }
+    }
+}
+
+impl Complaints {
+    /// Only what is said of the object as it is now.
+    fn read(metadata: &ObjectMeta, data: &Value) -> Self {
+        let observed = number(data, "/status/observedGeneration");
+        if observed < metadata.generation {
+            return Self::default();
+        }
+        let conditions = data.pointer("/status/conditions").and_then(Value::as_array);
+        let says = |kind: &str, status: &str, reason: Option<&str>| {
+            let condition = conditions?.iter().find(|condition| {
+                condition["type"] == kind
+                    && condition["status"] == status
+                    && reason.is_none_or(|reason| condition["reason"] == reason)
+            })?;
+            Some(condition["message"].as_str()?.to_owned())
+        };
+        Self {
+            not_created: says("ReplicaFailure", "True", None),
+            stuck: says("Progressing", "False", Some("ProgressDeadlineExceeded")),
         }
     }
 }

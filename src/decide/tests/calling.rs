@@ -196,7 +196,7 @@ fn a_person_reads_who_is_waited_for_and_who_has_failed() {
         world.acknowledge_as(HookKind::Shutdown, &uid, AckResult::Success);
     });
     let one = format!(
-        "1 of 2 pods have acknowledged; waiting for pod {} until",
+        "1 of 2 pods have acknowledged; waiting for pod {};",
         pods[0]
     );
     assert!(

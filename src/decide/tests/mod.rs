@@ -10,7 +10,9 @@ mod injection;
 mod operator;
 mod pods;
 mod rests;
+mod service;
 
 mod stories;
 mod told;
+mod trouble;
 mod trust;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::api::condition::{self, ConditionType};
 use crate::api::krake_hook::{OnTimeout, Quorum, QuorumPolicy, State};
-use crate::api::status::{AckResult, Attempt, RequestState};
+use crate::api::status::{AckResult, Attempt, Phase, RequestState};
 use crate::api::{HookKind, KrakeHook, KrakeHookStatus, WorkloadKind, names};
 use crate::decide::hook::whole;
 use crate::decide::seen::{CallOutOrder, CallsMade, Next, annotation, has_finalizer, is_owned_by};
@@ -159,6 +159,9 @@ impl Operator {
             let called = self.finish_calls();
             self.settle();
             if self.world.version == before && !called {
+                for hook in self.world.hooks.values() {
+                    consistent(&hook.status.clone().unwrap_or_default(), self.world.now);
+                }
                 let guarded = !self.witness.armed || all_guarded(&self.world);
                 assert!(
                     guarded,
@@ -208,6 +211,7 @@ impl Operator {
                 let fact = self.world.apply(&seen, effect);
                 self.after_effect();
                 match effect {
+                    Effect::WriteStatus(status) => consistent(status, self.world.now),
                     Effect::CallOut(order) => {
                         self.begin_call(order);
                         continue;
@@ -478,6 +482,46 @@ impl Witness {
                 condition::is_true(&status.conditions, ConditionType::Armed)
                     && workload.is_some_and(|w| w.meta.uid == same)
             });
+    }
+}
+
+/// What people read says one thing, and it is true at this moment.
+fn consistent(status: &KrakeHookStatus, now: Timestamp) {
+    let is = |kind| condition::find(&status.conditions, kind).map(|c| c.status == "True");
+    let ready = is(ConditionType::Ready);
+    let what = || format!("{:?} {:#?}", status.phase, status.conditions);
+    let types: BTreeSet<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
+    assert_eq!(types.len(), status.conditions.len(), "{}", what());
+    // What waits, is under way, or wants a person, is not ready; what is over is.
+    let expected = match status.phase {
+        None | Some(Phase::Armed | Phase::Ready) => ready,
+        Some(Phase::Stopped | Phase::Released | Phase::Completed) => Some(true),
+        Some(
+            Phase::Pending
+            | Phase::Injecting
+            | Phase::Waiting
+            | Phase::Retained
+            | Phase::Stopping
+            | Phase::Deleting,
+        ) => Some(false),
+    };
+    assert_eq!(ready, expected, "{}", what());
+    let waits = matches!(status.phase, Some(Phase::Waiting | Phase::Retained));
+    let blocking = is(ConditionType::Blocking) == Some(true);
+    assert!(!waits || blocking, "{}", what());
+    assert!(!blocking || ready == Some(false), "{}", what());
+    for condition in &status.conditions {
+        assert!(!condition.reason.is_empty() && !condition.message.is_empty());
+        let words: Vec<&str> = condition.message.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let time = pair[1]
+                .trim_end_matches([',', ';', '.'])
+                .parse::<Timestamp>();
+            // A moment that is over may be told, but not as one that is to come.
+            let to_come = matches!(pair[0], "until" | "disarmed");
+            let over = time.is_ok_and(|time| time < now);
+            assert!(!to_come || !over, "{}", what());
+        }
     }
 }
 

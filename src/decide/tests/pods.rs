@@ -1,11 +1,12 @@
 //! Which pods count, and which can be called.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::api::WorkloadKind;
 use crate::decide::Seen;
 use crate::decide::inject::stamp_prefix;
-use crate::decide::pods::{able_to_acknowledge, only_host_network, remember, targets};
+use crate::decide::pods::{able_to_acknowledge, only_host_network, stuck_since, targets};
 use crate::testing::build::{self, Build, NAME, running, state};
 use crate::testing::world::World;
 
@@ -306,88 +307,62 @@ fn only_pods_on_the_nodes_network_are_told_apart_from_none() {
 }
 
 #[test]
-fn how_the_app_is_to_be_called() {
-    let service = || {
-        let ports = json!([{"name": "http", "port": 80, "targetPort": "web"},
-            {"name": "admin", "port": 81}]);
-        build::service("shutdown").with("/spec/ports", ports)
+fn a_pod_that_does_not_start_is_noticed_whatever_kind_of_container_waits() {
+    let start = build::at(0);
+    let patience = SignedDuration::from_secs(20);
+    let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
+    let pod = |init: Vec<Value>, app: Value| {
+        phase("Pending")
+            .with("/status/startTime", json!(start.to_string()))
+            .with("/status/initContainerStatuses", json!(init))
+            .container_state(app)
     };
-    let no_selector = service().with("/spec/selector", json!({}));
-    let no_ports = service().with("/spec/ports", json!([]));
-    // The port as the spec names it, the Service, and the target port or the reason.
-    type Row = (
-        &'static str,
-        Value,
-        Option<Build>,
-        Result<Value, &'static str>,
-    );
-    let rows: Vec<Row> = vec![
+    let app = |reason: &str| state("app", 0, waiting(reason));
+    let init = |reason: &str| state("setup", 0, waiting(reason));
+    let done = || state("setup", 0, json!({"terminated": {"exitCode": 0}}));
+    let late = Some(start + patience);
+    let rows: Vec<(&str, Build, Option<Timestamp>)> = vec![
         (
-            "the first one",
-            json!(null),
-            Some(service()),
-            Ok(json!("web")),
+            "a variable of the app",
+            pod(vec![], app("CreateContainerConfigError")),
+            Some(start),
         ),
-        ("by number", json!(80), Some(service()), Ok(json!("web"))),
+        ("its volume", pod(vec![], app("ContainerCreating")), late),
         (
-            "without targetPort",
-            json!(81),
-            Some(service()),
-            Ok(json!(81)),
-        ),
-        ("by name", json!("admin"), Some(service()), Ok(json!(81))),
-        (
-            "no such number",
-            json!(82),
-            Some(service()),
-            Err("ShutdownServiceNotFound"),
+            "a variable of an init container",
+            pod(
+                vec![init("CreateContainerConfigError")],
+                app("PodInitializing"),
+            ),
+            Some(start),
         ),
         (
-            "no such name",
-            json!("x"),
-            Some(service()),
-            Err("ShutdownServiceNotFound"),
+            "a variable of the app, after a sidecar",
+            pod(vec![running("setup")], app("CreateContainerConfigError")),
+            Some(start),
         ),
         (
-            "no ports",
-            json!(null),
-            Some(no_ports),
-            Err("ShutdownServiceNotFound"),
+            "the volume, with an init container or a sidecar",
+            pod(vec![init("PodInitializing")], app("PodInitializing")),
+            late,
         ),
         (
-            "no selector",
-            json!(null),
-            Some(no_selector),
-            Err("ShutdownServiceUnsupported"),
-        ),
-        (
-            "no Service",
-            json!(null),
+            "a second init container's turn, and the first one runs",
+            pod(
+                vec![running("setup"), init("PodInitializing")],
+                app("PodInitializing"),
+            ),
             None,
-            Err("ShutdownServiceNotFound"),
         ),
+        (
+            "the app's turn after an init container",
+            pod(vec![done()], app("PodInitializing")),
+            None,
+        ),
+        ("no image", pod(vec![], app("ImagePullBackOff")), None),
+        ("well", pod(vec![done()], running("app")), None),
     ];
-    for (name, port, service, expected) in rows {
-        let call_out = json!({"service": {"name": "shutdown", "port": port, "path": "/save"}});
-        let call_out = serde_json::from_value(call_out).unwrap();
-        let service = service.map(Build::service);
-        let found = remember(&call_out, service.as_ref());
-        let told = match &found {
-            Ok(call_out) => Ok(json!(call_out.as_ref().unwrap().port)),
-            Err((reason, message)) => {
-                assert!(
-                    message.contains("shutdown") && message.contains("will wait"),
-                    "{message}"
-                );
-                Err(reason.as_str())
-            }
-        };
-        assert_eq!(told, expected, "{name}");
-        if let Ok(Some(call_out)) = found {
-            assert_eq!(call_out.path, "/save");
-            assert_eq!(call_out.selector["app"], NAME);
-        }
+    for (name, pod, expected) in rows {
+        assert_eq!(stuck_since(&seen(vec![pod]), patience), expected, "{name}");
     }
-    let nobody = serde_json::from_value(json!({"mode": "None"})).unwrap();
-    assert_eq!(remember(&nobody, None), Ok(None));
 }

@@ -79,6 +79,38 @@ fn retained() {
     ]));
 }
 
+/// Nobody could be asked, and that is told while it waits and when it is over.
+#[test]
+fn why_the_app_was_not_called() {
+    use stories::{background, delete_service, fails_calls, half_a_minute, hook, workload};
+    for (fault, at_first, word) in [
+        (
+            fails_calls as stories::Step,
+            "Ready True AsSpecified",
+            "ShutdownServiceUnreachable: The app could not be asked to shut down",
+        ),
+        (
+            delete_service,
+            "Ready False ShutdownServiceNotFound: Service shutdown does not exist",
+            "ShutdownServiceNotFound: Service shutdown does not exist, so nobody has been called",
+        ),
+    ] {
+        let told = told(&[fault, workload, hook, background, half_a_minute]);
+        let parts: Vec<&str> = told.split("---\n").collect();
+        let [.., armed, waits, over] = parts.as_slice() else {
+            panic!("{told}");
+        };
+        assert!(armed.contains(at_first), "{armed}");
+        let (_, words) = word.split_once(": ").unwrap();
+        assert!(waits.contains(&format!("Ready False {word}")), "{waits}");
+        let blocking = format!("Blocking True AwaitingAcknowledgement: {words}");
+        assert!(waits.contains(&blocking), "{waits}");
+        assert!(over.contains("Ready True Released"), "{over}");
+        assert!(over.contains("TimedOut"), "{over}");
+        assert!(over.contains(words), "{over}");
+    }
+}
+
 #[test]
 fn a_skip_needs_a_reason() {
     use stories::{half_a_minute, retaining_hook, skip, skip_without_reason, workload};
