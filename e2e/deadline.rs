@@ -50,6 +50,11 @@ async fn with_retain_a_removal_waits_for_a_late_acknowledgement(stage: Stage) {
     let deadline = stage.asked("app").await;
     stage.phase("app", Phase::Retained).await;
     assert!(Timestamp::now() >= deadline);
+    let message = stage.await_refusal("app", "Retained").await;
+    assert!(
+        message.contains("deadline passed, onTimeout is Retain"),
+        "{message}"
+    );
     armed
         .pods
         .stay_untouched(&pods, Duration::from_secs(5))

@@ -37,6 +37,7 @@ mod stopped;
 mod strays;
 mod support;
 mod sweep;
+mod templates;
 mod undo;
 mod unreadable;
 mod ways_out;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     // In reading order, but for what takes longest: that begins first.
     let stories = [
         injection::stories(),
+        templates::stories(),
         rebirth::stories(),
         kinds::stories(),
         complete::stories(),

@@ -186,13 +186,13 @@ impl Plan<'_> {
 /// The pod and the code of the newest call, or of one of each pod's newest ones, that did not reach
 /// the app. The pods that were reached say nothing about the others.
 fn failed_call(request: &ShutdownRequest) -> Option<(Option<&str>, &str)> {
-    let newest = request.last_attempt.iter();
+    let newest = request.last_attempt.as_ref();
     let newest = newest.map(|last| (last.pod.as_deref(), last.code.as_str()));
     let each = request.called_pods.iter();
     let each = each.map(|called| (Some(called.pod.as_str()), called.code.as_str()));
     let failed = |(_, code): &(_, &str)| !calling::is_delivered(code);
     match request.terms.fan_out {
-        FanOut::One => newest.filter(failed).next_back(),
+        FanOut::One => newest.filter(failed),
         FanOut::EachPod => {
             let failed: Vec<_> = each.chain(newest).filter(failed).collect();
             let refused = failed.iter().find(|(_, code)| calling::is_refused(code));
