@@ -1,8 +1,8 @@
 """A pod without any right that opens connections to the operator, and ends by itself.
 
 ADDRESSES: the operator's pods. SECONDS: how long. SILENT: connections that say nothing, kept open and
-opened again, half to the callback and half to the admin port. HALF: TLS handshakes a second that are
-begun and left. Prints what came of it so far as JSON, once a second, and at the end.
+opened again, nine to an admin port for one to a callback. HALF: TLS handshakes a second that are begun
+and left. Prints what came of it so far as JSON, once a second, and at the end.
 """
 
 import collections
@@ -48,7 +48,7 @@ def connect(address, port):
 
 counted = collections.Counter()
 hello = client_hello()
-targets = [(address, port) for address in ADDRESSES for port in (8443, 8080)]
+targets = [(address, port) for port in (8443,) + 9 * (8080,) for address in ADDRESSES]
 poll = select.epoll()
 silent, half, fresh = {}, collections.deque(), collections.deque()
 begin = time.monotonic()
@@ -73,12 +73,9 @@ while (passed := time.monotonic() - begin) < SECONDS:
     try:
         # All within five seconds, and then as many as are closed, at the pace of AGAIN.
         due = min(SILENT, int(SILENT * passed / 5)) + int(AGAIN * max(0, passed - 5))
+        due = min(due, counted["opened"] + 100)
         while len(silent) < SILENT and counted["opened"] < due:
             open_silent()
-        while counted["half"] < int(HALF * passed):
-            stream = connect(ADDRESSES[counted["half"] % len(ADDRESSES)], 8443)
-            counted["half"] += 1
-            fresh.append((time.monotonic(), stream))
         while fresh and time.monotonic() - fresh[0][0] > 0.02:
             _, stream = fresh.popleft()
             try:
@@ -86,9 +83,14 @@ while (passed := time.monotonic() - begin) < SECONDS:
             except OSError:
                 counted["not greeted"] += 1
             half.append(stream)
-        while len(half) > 4000:
+        while len(half) > 2000:
             half.popleft().close()
-        for number, _ in poll.poll(0.002, 1000):
+        due = min(int(HALF * passed), counted["half"] + 100)
+        while counted["half"] < due:
+            stream = connect(ADDRESSES[counted["half"] % len(ADDRESSES)], 8443)
+            counted["half"] += 1
+            fresh.append((time.monotonic(), stream))
+        for number, _ in poll.poll(0.001, 1000):
             poll.unregister(number)
             silent.pop(number).close()
             counted["closed"] += 1

@@ -153,6 +153,8 @@ fn answer(
 mod tests {
     use super::*;
     use crate::testing;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpSocket, TcpStream};
 
     #[tokio::test]
     async fn health_and_metrics_at_a_real_socket() {
@@ -183,6 +185,43 @@ mod tests {
         assert_eq!(get("/").await.0, 404);
         let put = testing::plain(address, Method::PUT, "/livez", "").await;
         assert_eq!(put.0, 405);
+        shutdown.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_flood_from_a_pod_keeps_no_probe_of_the_node_out() {
+        let all = limits().of(Share {
+            total: 8,
+            per_source: 4,
+        });
+        let loopback = ([127, 0, 0, 1], 0).into();
+        let listener = Listener::bind(loopback, all).await.unwrap();
+        let address = listener.address();
+        let shutdown = CancellationToken::new();
+        let serving = serve(
+            listener,
+            Readiness::default(),
+            Metrics::new(),
+            shutdown.clone(),
+        );
+        let serving = tokio::spawn(serving);
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        for _ in 0..10 {
+            let node = TcpSocket::new_v4().unwrap();
+            node.bind(([127, 0, 0, 2], 0).into()).unwrap();
+            let mut probe = node.connect(address).await.unwrap();
+            let request = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            probe.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            let read = probe.read_to_string(&mut answer);
+            let read = tokio::time::timeout(testing::SOON, read).await;
+            assert!(read.is_ok_and(|read| read.is_ok()), "no answer");
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
         shutdown.cancel();
         serving.await.unwrap();
     }
