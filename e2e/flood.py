@@ -1,6 +1,6 @@
 """A pod without any right that opens connections to the operator, and ends by itself.
 
-ADDRESSES: the operator's pods. SECONDS: how long. SILENT: connections that say nothing, kept open and
+ADDRESSES: the operator's pods. SECONDS: how long at most; it ends before when there is a file STOP. SILENT: connections that say nothing, kept open and
 opened again, nine to an admin port for one to a callback. HALF: TLS handshakes a second that are begun
 and left. Prints what came of it so far as JSON, once a second, and at the end.
 """
@@ -17,6 +17,7 @@ import time
 
 ADDRESSES = os.environ["ADDRESSES"].split()
 SECONDS = min(float(os.environ["SECONDS"]), 900)
+STOP = os.environ["STOP"]
 SILENT = min(int(os.environ["SILENT"]), 10000)
 HALF = min(int(os.environ["HALF"]), 5000)
 # So often a second one that was closed is opened again.
@@ -69,6 +70,8 @@ def open_silent():
 while (passed := time.monotonic() - begin) < SECONDS:
     if passed >= told + 1:
         told = passed
+        if os.path.exists(STOP):
+            break
         tell(passed)
     try:
         # All within five seconds, and then as many as are closed, at the pace of AGAIN.
@@ -98,4 +101,5 @@ while (passed := time.monotonic() - begin) < SECONDS:
     except OSError as error:
         counted[f"errno {error.errno}"] += 1
         time.sleep(0.05)
-tell(SECONDS)
+counted["ended"] = 1
+tell(time.monotonic() - begin)
