@@ -2,7 +2,6 @@
 //! does not play along.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::Method;
 use jiff::Timestamp;
