@@ -20,6 +20,8 @@ pub fn stories() -> Vec<Story> {
         a_leader_killed_between_call_and_acknowledgement_loses_nothing,
         an_operator_killed_after_it_has_answered_keeps_the_acknowledgement,
         an_operator_away_for_longer_than_the_timeout_leaves_the_app_its_time,
+        a_new_leader_gives_no_time_twice,
+        a_process_stopped_for_longer_than_the_timeout_hears_first_what_waits_for_it,
         a_deletion_while_the_operator_is_away_waits_for_it,
         an_api_server_that_goes_away_is_a_503_and_loses_nothing,
     ]
@@ -91,6 +93,59 @@ async fn an_operator_away_for_longer_than_the_timeout_leaves_the_app_its_time(st
     let request = status(&hook).request.clone().expect("it was asked");
     assert_eq!(request.state, RequestState::Open, "{request:?}");
     counts_in_the_end(&armed.app).await;
+    stage.gone::<Deployment>("app").await;
+    armed.pods.gone(&pods).await;
+    stage.ended("app", Outcome::Acknowledged).await;
+}
+
+async fn a_new_leader_gives_no_time_twice(stage: Stage) {
+    const GIVEN: i64 = 120;
+    let armed = stage.armed_app(json!({"timeoutSeconds": GIVEN})).await;
+    let pods = [armed.app.uid.clone()];
+    stage.delete_deployment("app", "background").await;
+    armed.app.called(1).await;
+    let first = stage.asked("app").await;
+    // Some of its time goes by.
+    armed
+        .pods
+        .stay_untouched(&pods, Duration::from_secs(5))
+        .await;
+    let left = first.duration_since(Timestamp::now()).as_secs();
+    let operator = stage.cluster.operator().await;
+    operator.kill().await;
+    armed.app.called(2).await;
+    let again = stage.asked("app").await;
+    let given = again.duration_since(Timestamp::now()).as_secs();
+    // What a Lease that is renewed every two seconds does not tell.
+    assert!(given <= left + 3, "{given} s, of which {left} s were left");
+    assert!(again > first, "time without a leader is not the app's");
+    counts_in_the_end(&armed.app).await;
+    stage.gone::<Deployment>("app").await;
+    stage.ended("app", Outcome::Acknowledged).await;
+}
+
+/// Of the only replica: nobody else can be told meanwhile.
+async fn a_process_stopped_for_longer_than_the_timeout_hears_first_what_waits_for_it(stage: Stage) {
+    let operator = stage.cluster.operator().await;
+    operator.leave_one().await;
+    let armed = stage.armed_app(json!({"timeoutSeconds": 8})).await;
+    let pods = [armed.app.uid.clone()];
+    stage.delete_deployment("app", "foreground").await;
+    armed.app.called(1).await;
+    let deadline = stage.asked("app").await;
+    let leader = operator.leader().await;
+    if !operator.signal(&leader, "STOP") {
+        skip("the operator's process cannot be reached from here");
+    }
+    let goes_on = async {
+        until("the deadline is over", SOON, async || {
+            let past = Timestamp::now().duration_since(deadline);
+            (past.as_secs() >= 2).then_some(()).ok_or(format!("{past}"))
+        })
+        .await;
+        assert!(operator.signal(&leader, "CONT"));
+    };
+    tokio::join!(counts_in_the_end(&armed.app), goes_on);
     stage.gone::<Deployment>("app").await;
     armed.pods.gone(&pods).await;
     stage.ended("app", Outcome::Acknowledged).await;

@@ -12,6 +12,7 @@ use krake_hooks::api::HookKind;
 use krake_hooks::api::condition::ConditionType;
 use krake_hooks::api::status::{Deletion, Outcome, RequestState};
 
+use crate::support::manifests;
 use crate::support::runner::Story;
 use crate::support::stage::{Armed, Stage, status};
 use crate::support::wait::{SOON, until};
@@ -21,6 +22,7 @@ pub fn stories() -> Vec<Story> {
         a_background_deletion_waits_for_the_acknowledgement,
         a_foreground_deletion_waits_for_the_acknowledgement,
         a_foreground_deletion_in_the_middle_of_a_rollout_waits_for_the_acknowledgement,
+        what_a_foreground_deletion_leaves_is_adopted_by_nobody,
         a_failed_acknowledgement_is_shown_and_does_not_count,
         the_app_is_called_until_it_takes_the_call,
     ]
@@ -82,6 +84,53 @@ async fn a_foreground_deletion_in_the_middle_of_a_rollout_waits_for_the_acknowle
     armed.app.acknowledge(HookKind::Shutdown).await.counts();
     stage.gone::<Deployment>("app").await;
     armed.pods.gone(&both).await;
+    stage.ended("app", Outcome::Acknowledged).await;
+}
+
+/// Another Deployment selects the same pods, as a copy of a manifest does. It would take the ReplicaSet
+/// for an old one of its own.
+async fn what_a_foreground_deletion_leaves_is_adopted_by_nobody(stage: Stage) {
+    let armed = stage.armed_app(json!({"timeoutSeconds": 120})).await;
+    let mut twin = manifests::app("app");
+    twin["metadata"]["name"] = json!("twin");
+    twin["spec"]["template"]["spec"]["containers"][0]["env"] =
+        json!([{"name": "ANOTHER", "value": "template"}]);
+    let _: Deployment = stage.create(twin).await;
+    let twin_runs = async || {
+        let twin = stage.all::<Deployment>().get("twin").await;
+        let status = twin.map_err(|e| e.to_string())?.status;
+        match status.as_ref().and_then(|status| status.ready_replicas) {
+            Some(1) => Ok(()),
+            _ => Err(format!("{status:?}")),
+        }
+    };
+    until("the twin runs", SOON, twin_runs).await;
+    let pods = [armed.app.uid.clone()];
+    let deployment = uid(&stage).await;
+    stage.delete_deployment("app", "foreground").await;
+    stage.garbage_collector_has_passed(&deployment).await;
+    armed
+        .pods
+        .stay_untouched(&pods, Duration::from_secs(4))
+        .await;
+    // And it is not kept from its own work.
+    stage
+        .kubectl(&["scale", "deployment", "twin", "--replicas=0"])
+        .await;
+    until("the twin is at zero", SOON, async || {
+        let twin = stage.all::<Deployment>().get("twin").await;
+        let status = twin.map_err(|e| e.to_string())?.status;
+        match status.as_ref().and_then(|status| status.replicas) {
+            None | Some(0) => Ok(()),
+            _ => Err(format!("{status:?}")),
+        }
+    })
+    .await;
+    armed.pods.untouched(&pods).expect("nobody has been asked");
+
+    armed.app.acknowledge(HookKind::Shutdown).await.counts();
+    stage.gone::<Deployment>("app").await;
+    armed.pods.gone(&pods).await;
     stage.ended("app", Outcome::Acknowledged).await;
 }
 

@@ -30,6 +30,7 @@ use queue::Queue;
 
 use crate::api::KrakeHook;
 use crate::api::status::Attempt;
+use crate::clock::SteadyClock;
 use crate::decide::seen::{CallOutOrder, CallsMade};
 
 /// How long a pod has to accept a connection; a pod on a dead node never does.
@@ -69,10 +70,14 @@ pub struct Caller {
     orders: mpsc::UnboundedReceiver<Order>,
     finished: mpsc::UnboundedSender<ObjectRef<KrakeHook>>,
     client: Client<HttpConnector, Empty<Bytes>>,
+    clock: SteadyClock,
 }
 
-/// The two ends, and the stream of hooks whose call has finished.
-pub fn channel() -> (Calls, Caller, mpsc::UnboundedReceiver<ObjectRef<KrakeHook>>) {
+/// The two ends, and the stream of hooks whose call has finished. Deadlines count from the ends of
+/// calls, so those are told by the clock that deadlines go by.
+pub fn channel(
+    clock: SteadyClock,
+) -> (Calls, Caller, mpsc::UnboundedReceiver<ObjectRef<KrakeHook>>) {
     let known = Arc::new(Mutex::new(HashMap::new()));
     let (orders, received) = mpsc::unbounded_channel();
     let (finished, hooks) = mpsc::unbounded_channel();
@@ -91,6 +96,7 @@ pub fn channel() -> (Calls, Caller, mpsc::UnboundedReceiver<ObjectRef<KrakeHook>
         orders: received,
         finished,
         client,
+        clock,
     };
     (calls, caller, hooks)
 }
@@ -131,7 +137,7 @@ impl Caller {
         let (mut waiting, mut open) = (Queue::new(), FuturesUnordered::new());
         loop {
             while let Some(order) = waiting.next() {
-                open.push(call(self.client.clone(), order));
+                open.push(call(self.client.clone(), self.clock.clone(), order));
             }
             let overdue = waiting.next_overdue();
             let (order, attempt) = tokio::select! {
@@ -149,7 +155,7 @@ impl Caller {
                 () = until(overdue) => match waiting.overdue() {
                     Some(order) => {
                         tracing::warn!(hook = %order.hook, pod = order.order.pod, "too many calls of its namespace are open");
-                        let attempt = order.attempt(NOT_SENT.to_owned());
+                        let attempt = order.attempt(NOT_SENT.to_owned(), &self.clock);
                         (order, attempt)
                     }
                     None => continue,
@@ -169,9 +175,9 @@ impl Order {
     }
 
     /// What the call came to, now.
-    fn attempt(&self, code: String) -> Attempt {
+    fn attempt(&self, code: String, clock: &SteadyClock) -> Attempt {
         Attempt {
-            at: Time(ceiling(Timestamp::now())),
+            at: Time(ceiling(clock.now())),
             pod: Some(self.order.pod.clone()),
             code,
         }
@@ -240,7 +246,11 @@ impl Known {
     }
 }
 
-async fn call(client: Client<HttpConnector, Empty<Bytes>>, order: Order) -> (Order, Attempt) {
+async fn call(
+    client: Client<HttpConnector, Empty<Bytes>>,
+    clock: SteadyClock,
+    order: Order,
+) -> (Order, Attempt) {
     let code = match tokio::time::timeout(ANSWER_WITHIN, put(&client, &order)).await {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
@@ -250,7 +260,7 @@ async fn call(client: Client<HttpConnector, Empty<Bytes>>, order: Order) -> (Ord
         Err(_) => "Timeout".to_owned(),
     };
     tracing::info!(hook = %order.hook, request = order.order.request, pod = order.order.pod, code, "called the app");
-    let attempt = order.attempt(code);
+    let attempt = order.attempt(code, &clock);
     (order, attempt)
 }
 

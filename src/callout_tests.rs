@@ -4,7 +4,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::testing::clock::Machine;
 use crate::testing::{SOON, eventually};
+
+fn clock() -> SteadyClock {
+    SteadyClock::begin(&Machine::default().clocks())
+}
 
 /// What an app got, and how much of its answer was taken.
 struct Heard {
@@ -52,7 +57,7 @@ fn order(to: SocketAddr, request: &str, round: i64) -> CallOutOrder {
 }
 
 async fn called(to: SocketAddr) -> CallsMade {
-    let (calls, caller, mut finished) = channel();
+    let (calls, caller, mut finished) = channel(clock());
     let running = tokio::spawn(caller.run());
     let hook = ObjectRef::new("trainer").within("ml");
     calls.start(hook, "hook", order(to, "r1", 1));
@@ -177,7 +182,7 @@ fn a_late_end_of_an_earlier_round_or_request_says_nothing() {
 async fn a_namespace_that_never_answers_delays_nobody_elses_first_call() {
     let deaf = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let (address, heard) = app(vec![b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()]).await;
-    let (calls, caller, mut finished) = channel();
+    let (calls, caller, mut finished) = channel(clock());
     let running = tokio::spawn(caller.run());
     for number in 0..5000 {
         let hook = ObjectRef::new(&format!("deaf-{number}")).within("hostile");
@@ -197,7 +202,7 @@ async fn a_namespace_that_never_answers_delays_nobody_elses_first_call() {
 #[tokio::test(start_paused = true)]
 async fn an_order_that_waits_for_too_long_is_an_attempt_that_was_not_made() {
     let deaf = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let (calls, caller, mut finished) = channel();
+    let (calls, caller, mut finished) = channel(clock());
     tokio::spawn(caller.run());
     for number in 0..1000 {
         let hook = ObjectRef::new(&number.to_string()).within("ml");

@@ -15,7 +15,7 @@
 //! 6. [`callout`]: calling the app.
 //! 7. [`pki`]: certificates and tokens; bytes in, bytes out.
 //! 8. [`run`]: all tasks of the operator, of each replica and of the one that leads. [`release`]: `release-all`. [`config`], [`cli`],
-//!    [`admin`], [`metrics`], [`telemetry`]: the rest of a program. [`planted`]: mistakes on
+//!    [`clock`], [`admin`], [`metrics`], [`telemetry`]: the rest of a program. [`planted`]: mistakes on
 //!    purpose, in no build that anybody runs.
 //!
 //! Outside of the crate there are [`api`], the command line, and the little that tests of the whole
@@ -30,6 +30,7 @@ pub mod cli;
 mod admin;
 mod callback;
 mod callout;
+mod clock;
 mod cluster;
 mod config;
 mod controllers;

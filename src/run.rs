@@ -22,6 +22,7 @@ use self::leading::Leading;
 use crate::admin::{self, Readiness};
 use crate::api::{HookGuard, names};
 use crate::callback::{BindError, Endpoint, Limits, Listener, Mode, Parts, Share, TrustSlot};
+use crate::clock::Clocks;
 use crate::cluster::connect::{self, Clients, ConnectError};
 use crate::cluster::fence::Fence;
 use crate::cluster::lease::LeaseApi;
@@ -230,6 +231,7 @@ impl Operator {
             periods: self.config.leader_election.periods(),
             // A process, not a pod: a restarted container is another candidate.
             identity: format!("{}_{:08x}", pod_name(), rand::random::<u32>()),
+            clocks: Clocks::of_the_machine(),
             lead: move |term, stop| leading.start(&term, &stop),
             metrics,
         };

@@ -107,6 +107,19 @@ impl Operator {
         .await;
     }
 
+    /// Leaves one replica of it, which leads.
+    pub async fn leave_one(&self) {
+        self.scale(1).await;
+        until("one replica is left", SOON, async || {
+            match self.pods().await.len() {
+                1 => Ok(()),
+                count => Err(format!("{count} pods")),
+            }
+        })
+        .await;
+        self.leader().await;
+    }
+
     /// Brings it back.
     pub async fn come_back(&self) {
         self.scale(REPLICAS as i32).await;

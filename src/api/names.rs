@@ -20,6 +20,8 @@ pub const RENEW_ANNOTATION: &str = "hooks.krake.dev/renew";
 pub const ROTATE_KEY_ANNOTATION: &str = "hooks.krake.dev/rotate-master-key";
 /// On the `HookAuthority`: put another authority in the place of the one the operator has made.
 pub const ROTATE_ANNOTATION: &str = "hooks.krake.dev/rotate";
+/// On the Lease: the term in which it was last written.
+pub const TERM_ANNOTATION: &str = "hooks.krake.dev/term";
 /// On our Secrets: uid of the hook, or of the user's own `HookCertificate`, they belong to.
 pub const OWNER_LABEL: &str = "hooks.krake.dev/owner";
 /// On canaries: uid of the hook they stand for.
@@ -41,6 +43,9 @@ pub const CANARY_FINALIZER: &str = "hooks.krake.dev/canary";
 pub const ORPHAN_FINALIZER: &str = "orphan";
 /// Kubernetes' own finalizer: dependents go first.
 pub const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
+
+/// Kubernetes' own taint: the node is down, and nobody expects anything of it.
+pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// Field manager of everything injected into a workload. An empty apply by it ejects.
 pub const INJECT_MANAGER: &str = "krake-hooks/inject";

@@ -157,9 +157,11 @@ pub struct ShutdownRequest {
     pub opened_at: Time,
     /// What the spec said when the request opened; it holds until the request is closed.
     pub terms: Terms,
-    /// The operator process that counts the deadline; another one takes over by calling again.
+    /// The operator process that counts the deadline; another one takes over by calling again, with what
+    /// was left of the time.
     pub leader: String,
-    /// The round ends here. Absent until the round's first call has finished, and when closed.
+    /// The round ends here, by the clock of that process. Absent until the round's first call has
+    /// finished, and when closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
     /// Number of the round, from 1.

@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, Service, Taint};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::reflector::{ObjectRef, Store};
+
+use crate::api::names;
 
 /// Name of the API server's Service and EndpointSlice, in [`NAMESPACE`].
 pub const KUBERNETES: &str = "kubernetes";
@@ -18,7 +20,7 @@ pub const NAMESPACE: &str = "default";
 pub struct Addresses {
     /// What this process itself calls the API server by.
     pub api_servers: BTreeSet<IpAddr>,
-    /// All nodes, of which only name and addresses are kept.
+    /// All nodes, of which only name, addresses, and whether they are out of service are kept.
     pub nodes: Store<Node>,
     /// EndpointSlices of the API server.
     pub endpoint_slices: Store<EndpointSlice>,
@@ -40,11 +42,33 @@ impl Addresses {
         }
         all
     }
+
+    /// Whether a node is gone or out of service, as far as the watch has told.
+    pub fn has_lost(&self, node: &str) -> bool {
+        let node = self.nodes.get(&ObjectRef::new(node));
+        node.is_none_or(|node| is_out_of_service(&node))
+    }
+}
+
+/// Whether whoever looks after a node has said that it is down, and that nobody need wait for it.
+pub fn is_out_of_service(node: &Node) -> bool {
+    let mut taints = taints(node);
+    taints.any(|taint| taint.key == names::OUT_OF_SERVICE)
+}
+
+fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
+    let spec = node.spec.iter();
+    spec.flat_map(|spec| spec.taints.iter().flatten())
 }
 
 /// Leaves of a node only what is kept.
 pub fn slim(node: &mut Node) {
-    node.spec = None;
+    let kept = taints(node).filter(|taint| taint.key == names::OUT_OF_SERVICE);
+    let kept: Vec<Taint> = kept.cloned().collect();
+    node.spec = (!kept.is_empty()).then(|| NodeSpec {
+        taints: Some(kept),
+        ..NodeSpec::default()
+    });
     node.metadata.managed_fields = None;
     node.metadata.annotations = None;
     node.metadata.labels = None;
@@ -108,6 +132,7 @@ mod tests {
                 "images": [{"sizeBytes": 1}]}}))
         .unwrap();
         slim(&mut node);
+        assert!(!is_out_of_service(&node));
         assert!(node.metadata.labels.is_none() && node.spec.is_none());
         assert!(node.status.as_ref().is_some_and(|s| s.images.is_none()));
         node_writer.apply_watcher_event(&Event::Apply(node));

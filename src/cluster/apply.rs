@@ -101,6 +101,7 @@ impl Writer {
             Effect::CreateCanary { workload_uid } => self.create_canary(seen, workload_uid).await,
             Effect::RemoveCanary { name } => self.remove_canary(seen, name).await,
             Effect::Guard(dependent) => self.guard(seen, dependent).await,
+            Effect::Control(dependent) => self.control(seen, dependent).await,
             Effect::Unguard(dependent) => {
                 let version = seen.version_of(dependent);
                 self.unguard(seen.namespace(), dependent, version).await

@@ -6,10 +6,17 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder};
-use kube::{Client, Resource};
+use kube::{Client, Resource, ResourceExt};
 
 use super::{Act, Error};
 use crate::api::names;
+use crate::decide::lease::Predecessor;
+
+/// The term before, as a Lease tells that is about to be taken.
+pub fn predecessor(lease: &Lease) -> Option<Predecessor> {
+    let note = lease.annotations().get(names::TERM_ANNOTATION)?;
+    Predecessor::of(lease.spec.as_ref()?, note)
+}
 
 /// The Lease of one namespace.
 pub struct LeaseApi {
@@ -34,33 +41,36 @@ impl LeaseApi {
             .await
     }
 
-    /// Writes a Lease: replaces exactly the one that was seen, or creates it.
+    /// Writes a Lease, and in which term: replaces exactly the one that was seen, or creates it.
     pub async fn write(
         &self,
         seen: Option<&Lease>,
         spec: LeaseSpec,
+        term: &str,
         within: Duration,
     ) -> Result<Lease, Error> {
         let parameters = PostParams {
             field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
             ..PostParams::default()
         };
-        let spec = Some(spec);
+        let note = Predecessor::note(&spec, term);
+        let metadata = seen.map(|seen| seen.metadata.clone());
+        let mut lease = Lease {
+            metadata: metadata.unwrap_or_else(|| ObjectMeta {
+                name: Some(names::LEASE.to_owned()),
+                ..ObjectMeta::default()
+            }),
+            spec: Some(spec),
+        };
+        lease
+            .annotations_mut()
+            .insert(names::TERM_ANNOTATION.to_owned(), note);
         match seen {
-            Some(seen) => {
-                let lease = Lease {
-                    metadata: seen.metadata.clone(),
-                    spec,
-                };
+            Some(_) => {
                 let written = self.api.replace(names::LEASE, &parameters, &lease);
                 self.call(Act::Update, within, written).await
             }
             None => {
-                let metadata = ObjectMeta {
-                    name: Some(names::LEASE.to_owned()),
-                    ..ObjectMeta::default()
-                };
-                let lease = Lease { metadata, spec };
                 let written = self.api.create(&parameters, &lease);
                 self.call(Act::Create, within, written).await
             }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,15 +15,18 @@ use kube::core::{ApiResource, DynamicObject, GroupVersion, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
-use super::addresses::Addresses;
+use super::addresses::{Addresses, is_out_of_service};
 use super::{Act, Error};
 use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::decide::bare;
-use crate::decide::pods::has_ours;
+use crate::decide::pods::{has_ours, is_finished};
 use crate::decide::seen::{
     CallsMade, Secrets, controller_of, has_finalizer, is_let_go, is_owned_by,
 };
 use crate::decide::{Seen, Workload};
+
+/// Nodes that one look asks for at once.
+const NODES_AT_ONCE: usize = 8;
 
 /// What watches have heard.
 #[derive(Clone)]
@@ -74,6 +78,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
             .iter()
             .map(|pod| pod.as_ref().clone())
             .collect(),
+        looked_live: false,
         lost_nodes: Vec::new(),
         guard: caches
             .guards
@@ -111,6 +116,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         never_called: BTreeSet::new(),
         calls: CallsMade::default(),
         secrets: Secrets::default(),
+        leaving_since: None,
         injections: Vec::new(),
         token: None,
         refusal: None,
@@ -131,7 +137,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         None => seen.dependents().any(|(_, meta)| guarded(meta)),
     };
     if deciding {
-        look_live(client, &mut seen).await?;
+        look_live(client, &caches.addresses, &mut seen).await?;
         seen.never_called = caches.addresses.never_called(&caches.services);
     } else {
         add_bare(client, &mut seen, None).await?;
@@ -298,7 +304,7 @@ pub fn hook_selector(hook: &str) -> String {
     format!("{}={hook}", names::HOOK_LABEL)
 }
 
-async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
+async fn look_live(client: &Client, addresses: &Addresses, seen: &mut Seen) -> Result<(), Error> {
     let namespace = seen.namespace().to_owned();
     let hook = seen.hook_name().to_owned();
     let uid = seen.hook_uid().to_owned();
@@ -340,45 +346,47 @@ async fn look_live(client: &Client, seen: &mut Seen) -> Result<(), Error> {
             }
         },
     )?;
+    seen.looked_live = true;
     seen.guard = guard;
     seen.replica_sets = sets;
     seen.pods = own;
     add_bare(client, seen, bare).await?;
     seen.canaries = canaries;
     seen.callable = callable;
-    seen.lost_nodes = lost_nodes(client, seen).await?;
+    seen.lost_nodes = lost_nodes(client, addresses, seen).await?;
     Ok(())
 }
 
-/// Nodes of this hook's pods that are gone or out of service.
-async fn lost_nodes(client: &Client, seen: &Seen) -> Result<Vec<String>, Error> {
+/// Nodes of this hook's pods that are gone or out of service: all of them, because whoever counts pods
+/// waits for none on a lost node, however many others live. The watch tells which may be, the API
+/// server whether they are.
+async fn lost_nodes(
+    client: &Client,
+    addresses: &Addresses,
+    seen: &Seen,
+) -> Result<Vec<String>, Error> {
     let nodes: BTreeSet<&str> = seen
         .pods
         .iter()
-        .filter(|pod| has_ours(seen, pod))
+        .filter(|pod| has_ours(seen, pod) && !is_finished(pod))
         .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
+        .filter(|node| addresses.has_lost(node))
         .collect();
-    let api: Api<Node> = Api::all(client.clone());
-    let mut lost = Vec::new();
-    for name in nodes {
-        let node = api
-            .get_opt(name)
-            .await
-            .map_err(Error::of(Act::Get, format!("Node {name}")))?;
-        let out = node.is_none_or(|node| {
-            let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
-            taints
-                .iter()
-                .any(|taint| taint.key == "node.kubernetes.io/out-of-service")
-        });
-        if out {
-            lost.push(name.to_owned());
-        } else {
-            // One pod on a living node is enough to wait for: no need to ask about the others.
-            break;
-        }
-    }
-    Ok(lost)
+    let looks: Vec<_> = nodes
+        .into_iter()
+        .map(|name| lost_node(Api::all(client.clone()), name.to_owned()))
+        .collect();
+    let looks = stream::iter(looks).buffered(NODES_AT_ONCE);
+    let lost: Vec<Option<String>> = looks.try_collect().await?;
+    Ok(lost.into_iter().flatten().collect())
+}
+
+async fn lost_node(api: Api<Node>, name: String) -> Result<Option<String>, Error> {
+    let node = api.get_opt(&name).await;
+    let node = node.map_err(Error::of(Act::Get, format!("Node {name}")))?;
+    Ok(node
+        .is_none_or(|node| is_out_of_service(&node))
+        .then_some(name))
 }
 
 /// An older hook for the same workload, unless it is let go. Of the same age, the smaller name is the
@@ -416,6 +424,7 @@ mod tests {
     use super::*;
     use crate::testing;
     use crate::testing::build::{self, NAME};
+    use kube::runtime::{reflector, watcher};
     use serde_json::{Value, json};
 
     /// A server that has the Deployment and the guard, and caches that have heard of neither.
@@ -438,6 +447,52 @@ mod tests {
         hook.metadata.uid = Some("hook".into());
         let seen = observe(&client, &testing::caches(), &hook).await;
         seen.expect("everything is answered")
+    }
+
+    /// A pod of the hook on each node; nodes b and c are lost.
+    #[tokio::test]
+    async fn nodes_are_lost_whichever_others_live() {
+        let hook = build::hook(NAME).shutdown().uid("hook").hook();
+        let stamp = format!("{}-1", crate::decide::inject::stamp_prefix("hook"));
+        let pod = |node: &str| {
+            let pod = build::pod(node).stamp(&stamp);
+            let pod = pod.with("/spec/nodeName", json!(node)).0;
+            serde_json::to_value(pod).unwrap()
+        };
+        let pods = ["a", "b", "c", "d"].map(pod);
+        let pods = json!({"metadata": {}, "items": pods});
+        let deployment = build::deployment(NAME).uid("workload").deleting().0;
+        let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
+            "reason": "NotFound", "message": "gone"});
+        let node =
+            |taints: Value| json!({"metadata": {"name": "node"}, "spec": {"taints": taints}});
+        let out = json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]);
+        let client = testing::answered_by(move |_, path| match path {
+            path if path.contains("/deployments/") => (200, deployment.clone()),
+            path if path.contains("/hookguards/") => (404, gone.clone()),
+            path if path.ends_with("/nodes/a") => (500, gone.clone()),
+            path if path.ends_with("/nodes/b") => (404, gone.clone()),
+            path if path.ends_with("/nodes/c") => (200, node(out.clone())),
+            path if path.contains("/nodes/") => (200, node(Value::Null)),
+            path if path.contains("/pods") => (200, pods.clone()),
+            _ => (
+                200,
+                json!({"metadata": {}, "items": Value::Array(Vec::new())}),
+            ),
+        });
+        let (nodes, mut writer) = reflector::store();
+        let mut caches = testing::caches();
+        caches.addresses.nodes = nodes;
+        // Of a nobody has to ask; the watch has not heard of the others.
+        writer.apply_watcher_event(&watcher::Event::Apply(Node {
+            metadata: ObjectMeta {
+                name: Some("a".into()),
+                ..ObjectMeta::default()
+            },
+            ..Node::default()
+        }));
+        let seen = observe(&client, &caches, &hook).await.unwrap();
+        assert_eq!(seen.lost_nodes, ["b", "c"]);
     }
 
     #[tokio::test]

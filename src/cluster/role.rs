@@ -11,7 +11,7 @@ use kube::client::Body;
 use super::term::{NotLeading, Term};
 
 /// What a process is when it calls the API server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Role {
     /// Any replica: its start, and what it watches.
     Replica,
@@ -84,11 +84,11 @@ fn writes(method: &Method) -> bool {
 mod tests {
     use super::*;
     use crate::testing;
+    use crate::testing::clock::Machine;
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
-    use tokio::time::Instant;
 
     type Log = Arc<Mutex<Vec<(Method, String)>>>;
 
@@ -108,7 +108,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_write_of_a_leader_passes_the_fence_and_no_read_does() {
         let (calls, log) = server();
-        let term = Term::begin("me", Instant::now() + testing::SOON);
+        let clocks = Machine::default().clocks();
+        let term = Term::begin("me", None, &clocks, clocks.moment() + testing::SOON);
         let api: Api<ConfigMap> =
             Api::default_namespaced(Role::Leader(term.clone()).client(&calls));
         let (create, apply) = (PostParams::default(), PatchParams::apply("me").force());

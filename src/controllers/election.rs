@@ -6,7 +6,9 @@
 //! *Leader*: a [`Term`] begins, the leader's tasks are started with it, and the Lease is renewed
 //! every retry period. When that fails until the renew deadline, or another holds the Lease, the
 //! term ends, the tasks are cancelled and waited for, and the replica is a candidate again. *Told to
-//! stop*: the same, and then the Lease is released, so that the next one need not wait.
+//! stop*: the same, and then the Lease is released, so that the next one need not wait. *The wall clock
+//! was set*, or the process stopped for some seconds: the clock of the term, by which apps have their
+//! time, is not what people read from theirs any more; a new term begins, which has the new time.
 //!
 //! # Guarantees
 //! The fence of the term is closed before anything else is done about its end; the Lease is released
@@ -14,16 +16,16 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clocks;
 use crate::cluster::Class;
-use crate::cluster::lease::LeaseApi;
+use crate::cluster::lease::{LeaseApi, predecessor};
 use crate::cluster::term::Term;
-use crate::decide::lease::{self, Known, Moment, Periods, Step};
+use crate::decide::lease::{self, Known, Moment, Periods, Predecessor, Step};
 use crate::metrics::Metrics;
 
 /// How long the leader's tasks have to end by themselves.
@@ -31,6 +33,9 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// An Event that takes longer is let go of: it is not worth a renewal that comes late.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
+
+/// A term whose clock is farther away from the wall clock ends.
+const MOST_DRIFT: Duration = Duration::from_secs(30);
 
 /// The leader's tasks of one term; each ends when the term's token is cancelled, and none before.
 pub type Tasks = JoinSet<&'static str>;
@@ -43,6 +48,8 @@ pub struct Election<F> {
     pub periods: Periods,
     /// Who this process is; no other, and no later one, is the same.
     pub identity: String,
+    /// What time it is.
+    pub clocks: Clocks,
     /// Starts the leader's tasks.
     pub lead: F,
     /// Counters.
@@ -51,12 +58,13 @@ pub struct Election<F> {
 
 /// A candidate, or the leader.
 struct Replica {
-    /// Beginning of its monotonic time.
-    clock: Instant,
+    clocks: Clocks,
     known: Known,
     /// The Lease as last read or written, to be replaced in exactly this version.
     seen: Option<Lease>,
     terms: u32,
+    /// Who led before the term that is tried for.
+    predecessor: Option<Predecessor>,
     leading: Option<Leading>,
     /// What went wrong last; the same again is no news.
     fault: Option<String>,
@@ -74,10 +82,16 @@ where
 {
     /// Runs until `shutdown`, or until one of the leader's tasks ends that never should.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut replica = Replica::candidate();
+        let mut replica = Replica::candidate(&self.clocks);
         loop {
             if replica.leading.is_none() {
                 self.look(&mut replica).await;
+            }
+            if replica.has_another_time() {
+                tracing::warn!(
+                    "the wall clock was set, or this process stopped: a new term begins"
+                );
+                self.step_down(&mut replica).await;
             }
             match self.step(&replica) {
                 Step::StepDown => self.step_down(&mut replica).await,
@@ -95,9 +109,10 @@ where
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        if replica.leading.is_some() {
+        if let Some(leading) = &replica.leading {
+            let term = leading.term.clone();
             self.step_down(&mut replica).await;
-            self.release(&mut replica).await;
+            self.release(&mut replica, &term).await;
         }
     }
 
@@ -140,11 +155,16 @@ where
             .renewed
             .map(|r| r + self.periods.renew_deadline);
         let left = ends.map_or(Duration::MAX, |ends| ends.saturating_sub(sent));
+        let (term, now) = match &replica.leading {
+            Some(Leading { term, .. }) => (term.identity().to_owned(), term.clock().now()),
+            None => (self.remember_predecessor(replica), self.clocks.wall()),
+        };
         let before = replica.seen.as_ref().and_then(|seen| seen.spec.as_ref());
-        let spec = lease::held(before, &self.identity, &self.periods, Timestamp::now());
+        let spec = lease::held(before, &self.identity, &self.periods, now);
         replica.known.tried = sent;
         let within = self.call_within().min(left);
-        let written = self.lease.write(replica.seen.as_ref(), spec, within).await;
+        let written = self.lease.write(replica.seen.as_ref(), spec, &term, within);
+        let written = written.await;
         match written {
             Ok(lease) => {
                 replica.saw(Some(lease));
@@ -162,22 +182,39 @@ where
         }
     }
 
+    /// The name of the term that is tried for. Whoever led before is what the Lease says, unless an
+    /// own write says that already whose answer was lost.
+    fn remember_predecessor(&self, replica: &mut Replica) -> String {
+        let term = self.term(replica.terms + 1);
+        let before = replica.seen.as_ref().and_then(predecessor);
+        if before.as_ref().is_none_or(|before| before.term != term) {
+            replica.predecessor = before;
+        }
+        term
+    }
+
+    fn term(&self, number: u32) -> String {
+        format!("{}.{number}", self.identity)
+    }
+
     /// From before the write was sent, so that nobody else can have begun to wait earlier.
     async fn lead_until(&self, replica: &mut Replica, until: Moment) {
-        let until = replica.clock + until;
         if let Some(leading) = &replica.leading {
             return leading.term.extend(until);
         }
         replica.terms += 1;
-        let term = Term::begin(&format!("{}.{}", self.identity, replica.terms), until);
+        let identity = self.term(replica.terms);
+        let term = Term::begin(&identity, replica.predecessor.take(), &self.clocks, until);
         let stop = CancellationToken::new();
         tracing::info!(leader = term.identity(), "leads");
         self.metrics.leads(true);
-        replica.leading = Some(Leading {
-            tasks: (self.lead)(term.clone(), stop.clone()),
-            term,
-            stop,
+        let mut tasks = (self.lead)(term.clone(), stop.clone());
+        let kept = term.clock().clone().keep(stop.clone());
+        tasks.spawn(async move {
+            kept.await;
+            "clock"
         });
+        replica.leading = Some(Leading { tasks, term, stop });
         self.tell(replica, "Acquire", "became leader").await;
     }
 
@@ -206,14 +243,15 @@ where
     }
 
     /// Leaves the Lease to whoever comes first.
-    async fn release(&self, replica: &mut Replica) {
+    async fn release(&self, replica: &mut Replica, term: &Term) {
         let within = LEAVE_WITHIN.min(self.call_within());
         let spec = replica.seen.as_ref().and_then(|seen| seen.spec.as_ref());
         let Some(spec) = spec.filter(|s| lease::holder(s) == Some(&self.identity)) else {
             return;
         };
-        let free = lease::released(spec, Timestamp::now());
-        match self.lease.write(replica.seen.as_ref(), free, within).await {
+        let free = lease::released(spec, term.clock().now());
+        let seen = replica.seen.as_ref();
+        match self.lease.write(seen, free, term.identity(), within).await {
             Ok(lease) => {
                 tracing::info!("the lease is released");
                 replica.saw(Some(lease));
@@ -246,25 +284,32 @@ where
 }
 
 impl Replica {
-    fn candidate() -> Self {
+    fn candidate(clocks: &Clocks) -> Self {
         Self {
-            clock: Instant::now(),
-            known: Known::nothing(Moment::ZERO),
+            clocks: clocks.clone(),
+            known: Known::nothing(clocks.moment()),
             seen: None,
             terms: 0,
+            predecessor: None,
             leading: None,
             fault: None,
         }
     }
 
     fn now(&self) -> Moment {
-        self.clock.elapsed()
+        self.clocks.moment()
+    }
+
+    /// The clock of its term is not what people read from theirs.
+    fn has_another_time(&self) -> bool {
+        let leading = self.leading.as_ref();
+        leading.is_some_and(|leading| leading.term.clock().drift() > MOST_DRIFT)
     }
 
     fn saw(&mut self, lease: Option<Lease>) {
         let spec = lease.as_ref().map(|lease| lease.spec.clone());
         self.known
-            .see(spec.map(Option::unwrap_or_default), self.clock.elapsed());
+            .see(spec.map(Option::unwrap_or_default), self.clocks.moment());
         self.seen = lease;
     }
 

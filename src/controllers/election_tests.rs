@@ -7,9 +7,10 @@ use kube::Client;
 use kube::client::Body;
 use kube::runtime::events::{Recorder, Reporter};
 use serde_json::{Value, json};
-use tokio::time::{advance, sleep};
+use tokio::time::{Instant, advance, sleep};
 
 use super::*;
+use crate::testing::clock::Machine;
 
 const PERIODS: Periods = Periods {
     lease: Duration::from_secs(15),
@@ -117,6 +118,7 @@ impl Server {
 
 /// One replica, the terms it had, and what it is told.
 struct Player {
+    machine: Machine,
     terms: std::sync::Arc<Mutex<Vec<Term>>>,
     running: tokio::task::JoinHandle<()>,
     stop: CancellationToken,
@@ -133,10 +135,12 @@ impl Player {
         let terms = std::sync::Arc::new(Mutex::new(Vec::new()));
         let (kept, ends) = (terms.clone(), end_task.clone());
         let metrics = Metrics::new();
+        let machine = Machine::default();
         let election = Election {
             lease: LeaseApi::new(client, "krake-system", recorder),
             periods: PERIODS,
             identity: name.to_owned(),
+            clocks: machine.clocks(),
             lead: move |term: Term, stop: CancellationToken| {
                 kept.lock().unwrap().push(term);
                 let ends = ends.clone();
@@ -154,6 +158,7 @@ impl Player {
         };
         Self {
             metrics,
+            machine,
             terms,
             running: tokio::spawn(election.run(stop.clone())),
             stop,
@@ -306,6 +311,89 @@ async fn one_that_was_stopped_for_twice_the_lease_leads_no_more_when_it_goes_on(
     assert_eq!(server.holder(), "second");
 }
 
+/// Which term was before, and when it was last known to lead by its own clock.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_knows_who_was_before_and_until_when() {
+    let server = Server::default();
+    let mut first = Player::joins(&server, "first");
+    first.begins_to_lead(SECOND).await;
+    let first_term = first.terms()[0].clone();
+    assert_eq!(first_term.predecessor(), None, "there was none");
+    let second = Player::joins(&server, "second");
+    sleep(60 * SECOND).await;
+    // Whatever time it is on the other machine.
+    second.machine.set_wall_clock(-86_400);
+    let before = |term: &Term| term.predecessor().expect("somebody led before").clone();
+
+    // It ends in order.
+    first.stop.cancel();
+    second.begins_to_lead(3 * SECOND).await;
+    (&mut first.running).await.unwrap();
+    let told = before(&second.terms()[0]);
+    assert_eq!(told.term, "first.1");
+    let since = first_term.clock().now().duration_since(told.renewed);
+    assert!(since.as_secs() <= 3, "{since}");
+
+    // It dies, and was last heard of at its last renewal.
+    let second_term = second.terms()[0].clone();
+    let third = Player::joins(&server, "third");
+    sleep(60 * SECOND).await;
+    second.running.abort();
+    let died = second_term.clock().now();
+    third.begins_to_lead(20 * SECOND).await;
+    let told = before(&third.terms()[0]);
+    assert_eq!(told.term, "second.1");
+    let since = died.duration_since(told.renewed);
+    assert!((0..=3).contains(&since.as_secs()), "{since}");
+}
+
+/// Its monotonic clock has stood still, and others' have not.
+#[tokio::test(start_paused = true)]
+async fn one_whose_machine_was_suspended_leads_no_more_when_it_goes_on() {
+    let server = Server::default();
+    let first = Player::joins(&server, "first");
+    first.begins_to_lead(SECOND).await;
+    sleep(5 * SECOND).await;
+    let term = first.terms()[0].clone();
+    let before = term.clock().now();
+    first.machine.suspend(2 * PERIODS.lease);
+    assert!(!term.goes_on(), "before anything of it had its turn");
+    first.begins_to_lead(5 * SECOND).await;
+    let next = first.terms()[1].clone();
+    let told = next.predecessor().expect("its own last term");
+    assert_eq!(told.term, "first.1");
+    assert!(
+        told.renewed <= before,
+        "nothing of the time between is counted"
+    );
+    assert!(
+        next.clock().now() >= before + 2 * PERIODS.lease,
+        "it has the new time"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_is_set_begins_a_new_term_and_moves_nothing_in_the_old_one() {
+    for step in [3600, -3600] {
+        let server = Server::default();
+        let first = Player::joins(&server, "first");
+        first.begins_to_lead(SECOND).await;
+        sleep(5 * SECOND).await;
+        let term = first.terms()[0].clone();
+        let before = term.clock().now();
+        first.machine.set_wall_clock(step);
+        first.begins_to_lead(5 * SECOND).await;
+        let next = first.terms()[1].clone();
+        let told = next.predecessor().expect("its own last term");
+        let since = told.renewed.duration_since(before);
+        assert!((-3..=3).contains(&since.as_secs()), "{since}");
+        let set = next.clock().now().duration_since(before).as_secs() - step;
+        assert!((0..=5).contains(&set), "{set}");
+        sleep(60 * SECOND).await;
+        assert!(next.goes_on());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_somebody_else_writes_on_stays_and_one_that_is_taken_away_is_left() {
     let server = Server::default();
@@ -361,6 +449,7 @@ async fn nothing_of_a_term_outlives_its_end() {
         lease: LeaseApi::new(client, "krake-system", recorder),
         periods: PERIODS,
         identity: "first".into(),
+        clocks: Machine::default().clocks(),
         lead: move |_: Term, _: CancellationToken| {
             let flag = Flag(kept.clone());
             begins.cancel();

@@ -20,6 +20,7 @@ use super::provided::Provided;
 use super::synced::Waiter;
 use crate::api::KrakeHook;
 use crate::callout::Calls;
+use crate::clock::SteadyClock;
 use crate::cluster::apply::{Regarding, Writer};
 use crate::cluster::observe::{Caches, observe, workload};
 use crate::cluster::{Act, Class, Error, said};
@@ -66,6 +67,10 @@ pub struct Context {
     pub feed: Feed,
     /// What this process has put in place and the caches may not have heard of.
     pub provided: Provided,
+    /// The clock of the term: what is decided and written has its times.
+    pub clock: SteadyClock,
+    /// When this process first saw that a hook is being deleted, by hook.
+    pub leaving: Mutex<HashMap<String, Timestamp>>,
     /// Hooks that this process has written and the cache may not have heard of.
     pub written: Mutex<HashMap<String, Written>>,
 }
@@ -116,14 +121,16 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     }
     let mut seen = seen?;
     let uid = seen.hook_uid().to_owned();
-    let believed = context.provided.fill_in(&mut seen, Timestamp::now());
-    seen.injections = context.injected_lately(&uid, Timestamp::now());
-    seen.secrets = context.may_ask(&uid, Timestamp::now());
+    let now = context.clock.now();
+    let believed = context.provided.fill_in(&mut seen, now);
+    seen.injections = context.injected_lately(&uid, now);
+    seen.secrets = context.may_ask(&uid, now);
+    seen.leaving_since = context.leaving_since(&seen.hook, now);
     let (mut rounds, mut overtaken) = (0, 0);
     let next = loop {
         let settings = context.settings.borrow().clone();
         seen.calls = context.calls_made(&seen);
-        let decision = decide::hook::decide(&seen, &settings, Timestamp::now());
+        let decision = decide::hook::decide(&seen, &settings, context.clock.now());
         rounds += 1;
         if decision.effects.is_empty() {
             break decision.next;
@@ -132,7 +139,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
             let effects: Vec<_> = decision.effects.iter().map(label).collect();
             tracing::error!(hook = %object, ?effects, "decisions do not come to an end");
             context.tell_endless(&seen, &effects).await;
-            break Next::At(Timestamp::now() + SignedDuration::from_secs(30));
+            break Next::At(context.clock.now() + SignedDuration::from_secs(30));
         }
         match context
             .carry_out_all(&object, &mut seen, &decision.effects)
@@ -159,7 +166,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     }
     Ok(Action::requeue(match next.earliest(believed) {
         Next::AwaitChange => RESYNC,
-        Next::At(at) => wait_until(at).min(RESYNC),
+        Next::At(at) => context.wait_until(at).min(RESYNC),
     }))
 }
 
@@ -235,7 +242,7 @@ impl Context {
         }
         if matches!(effect, Effect::AskAboutSecrets) {
             let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert(seen.hook_uid().to_owned(), Timestamp::now());
+            all.insert(seen.hook_uid().to_owned(), self.clock.now());
         }
         let done = self.writer.apply(seen, effect).await;
         if let Effect::WriteStatus(status) = effect {
@@ -253,7 +260,7 @@ impl Context {
         // One that was refused is no quarrel with another field manager.
         let injected = matches!(fact, Fact::Workload(_));
         if injected && matches!(effect, Effect::ApplyInjection(_)) {
-            let now = Timestamp::now();
+            let now = self.clock.now();
             let mut all = self
                 .injections
                 .lock()
@@ -261,7 +268,7 @@ impl Context {
             all.entry(seen.hook_uid().to_owned()).or_default().push(now);
             seen.injections.push(now);
         }
-        self.provided.note(seen.hook_uid(), &fact, Timestamp::now());
+        self.provided.note(seen.hook_uid(), &fact, self.clock.now());
         if let Fact::Hook(hook) = &fact {
             self.wrote(&seen.hook, hook);
         }
@@ -405,10 +412,27 @@ impl Context {
         Ok(())
     }
 
+    fn wait_until(&self, at: Timestamp) -> Duration {
+        let left = at.duration_since(self.clock.now());
+        // A moment later rather than a moment too early: the clock that counts is the decision's.
+        Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5)
+    }
+
+    /// Its deletionTimestamp is of another clock.
+    fn leaving_since(&self, hook: &KrakeHook, now: Timestamp) -> Option<Timestamp> {
+        hook.metadata.deletion_timestamp.as_ref()?;
+        let mut all = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(*all.entry(hook.uid()?).or_insert(now))
+    }
+
     fn forget(&self, uid: &str) {
         self.calls.forget(uid);
         self.provided.forget(uid);
         self.outcomes.forget(uid);
+        self.leaving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
         self.written
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -422,12 +446,6 @@ impl Context {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(uid);
     }
-}
-
-fn wait_until(at: Timestamp) -> Duration {
-    let left = at.duration_since(Timestamp::now());
-    // A moment later rather than a moment too early: the clock that counts is the decision's.
-    Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5)
 }
 
 /// The effect's name, for logs and metrics; never its content.
@@ -447,6 +465,7 @@ fn label(effect: &Effect) -> &'static str {
         Effect::CreateCanary { .. } => "CreateCanary",
         Effect::RemoveCanary { .. } => "RemoveCanary",
         Effect::Guard(_) => "Guard",
+        Effect::Control(_) => "Control",
         Effect::Unguard(_) => "Unguard",
         Effect::DeleteDependent { .. } => "DeleteDependent",
         Effect::ReleaseWorkload { .. } => "ReleaseWorkload",

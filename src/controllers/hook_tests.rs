@@ -6,6 +6,7 @@ use super::*;
 use crate::api::status::{HistoryEntry, Outcome};
 use crate::controllers::synced::Synced;
 use crate::testing::build::{self, NAME};
+use crate::testing::clock::Machine;
 use crate::testing::world::World;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -14,10 +15,11 @@ fn context(code: u16, answer: serde_json::Value) -> Context {
     let client = crate::testing::answered_by(move |_, _| (code, answer.clone()));
     let caches = crate::testing::caches();
     let metrics = Metrics::new();
+    let clock = SteadyClock::begin(&Machine::default().clocks());
     Context {
         writer: Writer::for_release(client),
         settings: watch::channel(Arc::new(build::settings("leader", true))).1,
-        calls: crate::callout::channel().0,
+        calls: crate::callout::channel(clock.clone()).0,
         synced: Synced::new().waiter(),
         outcomes: Outcomes::new(metrics.clone()),
         metrics,
@@ -25,6 +27,8 @@ fn context(code: u16, answer: serde_json::Value) -> Context {
         injections: Mutex::default(),
         asked: Mutex::default(),
         feed: Feed::new(caches.hooks.clone()),
+        clock,
+        leaving: Mutex::default(),
         provided: Provided::default(),
         written: Mutex::default(),
         caches,

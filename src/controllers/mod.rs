@@ -12,6 +12,7 @@ pub mod election;
 pub mod endpoint;
 pub mod feed;
 pub mod guard;
+pub mod guarding;
 pub mod hook;
 pub mod keeper;
 pub mod keys;

@@ -129,7 +129,10 @@ mod tests {
         let outcomes = Outcomes::new(Metrics::new());
         let (acknowledged, timed_out) =
             (entry(1, Outcome::Acknowledged), entry(2, Outcome::TimedOut));
-        let (before, after) = (hook("1", &[]), hook("2", &[acknowledged.clone()]));
+        let (before, after) = (
+            hook("1", &[]),
+            hook("2", std::slice::from_ref(&acknowledged)),
+        );
         let status = after.status.clone().expect("a status");
         outcomes.wrote(&before, &status, true);
         assert_eq!(counted(&outcomes, "Acknowledged"), 1);

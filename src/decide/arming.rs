@@ -1,8 +1,9 @@
 //! What makes a removal wait: finalizer and guards; and when that is taken back.
 
+use super::guarding::lacks_guard;
 use super::hook::{Plan, dependent, uid_of};
 use super::pods::{self, guard_uid};
-use super::seen::{Effect, controller_of, has_finalizer, is_owned_by};
+use super::seen::{Effect, controller_of, has_finalizer, is_controlled, is_owned_by};
 use super::service::{self, CallFault};
 use super::workload::Workload;
 use crate::api::condition::{self, ConditionType, Finding, Reason};
@@ -74,9 +75,7 @@ impl Plan<'_> {
         let mut lacking: Vec<_> = self
             .seen
             .dependents()
-            .filter(|(_, meta)| meta.deletion_timestamp.is_none())
-            .filter(|(_, meta)| controller_of(meta).is_some_and(|owner| owner.uid == uid))
-            .filter(|(_, meta)| !is_owned_by(meta, &guard))
+            .filter(|(_, meta)| lacks_guard(meta, &uid, &guard))
             .map(|(kind, meta)| Effect::Guard(dependent(kind, meta)))
             .collect();
         let all_known = self
@@ -93,6 +92,20 @@ impl Plan<'_> {
         lacking.retain(|effect| !self.hold.contains(effect));
         self.hold.extend(lacking);
         complete
+    }
+
+    /// In the foreground the garbage collector takes the workload out of the owners of what it made.
+    /// Whoever selects the same pods could adopt that, and scale it away: the guard is its controller
+    /// from then on. (Until it is, the policy `krake-hooks-kept` refuses the adoption.)
+    pub(super) fn control_dependents(&mut self) {
+        let Some(guard) = guard_uid(self.seen).map(ToOwned::to_owned) else {
+            return;
+        };
+        let kept = self.seen.dependents().filter(|(_, meta)| {
+            is_owned_by(meta, &guard) && meta.deletion_timestamp.is_none() && !is_controlled(meta)
+        });
+        let kept = kept.map(|(kind, meta)| Effect::Control(dependent(kind, meta)));
+        self.hold.extend(kept);
     }
 
     /// Takes guards and canary away; the finalizer goes with the injection.

@@ -1,6 +1,7 @@
 //! One asking of the app to shut down, whatever it is for: a removal, `state: Stopped`, or a completion
 //! with `shutdownFirst`. What is asked, until when, who has answered, and what people read meanwhile.
 
+use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
 
 use super::hold::{Asked, Hold, Question};
@@ -14,6 +15,10 @@ use crate::api::krake_hook::{CallOutMode, QuorumPolicy};
 use crate::api::status::{Deletion, Outcome, RequestState, ShutdownRequest, Terms, Trigger};
 use crate::api::{HookKind, names};
 use crate::planted::Bug;
+
+/// An app whose time is nearly up when the leader changes has so much at least: what it has said
+/// meanwhile, and nobody has answered, it says again.
+const HAND_OVER: SignedDuration = SignedDuration::from_secs(5);
 
 impl Plan<'_> {
     /// Asks the app before a workload comes to rest that nobody deletes. True when it has answered, or
@@ -313,18 +318,35 @@ impl Plan<'_> {
         }
     }
 
-    /// The process that counted the deadline is gone, and may have been away for longer than the
-    /// app's whole time: the app gets all of it anew.
+    /// The process that counted the deadline leads no more. What it had left of the app's time when it
+    /// was last known to lead is what the app still has; where nobody can tell, it has all of it. It is
+    /// called again: what that process was told of its calls may be lost.
     fn take_over(&mut self) {
         let leader = self.settings.leader.clone();
+        let left = self.status.request.as_ref().and_then(|r| self.time_left(r));
         let keeps_deadline = self.settings.planted.has(Bug::DeadlineKept);
+        let now = self.now;
         self.change_request(|request| {
             request.leader = leader;
             if !keeps_deadline {
                 begin_round(request);
+                request.deadline = left.map(|left| whole(now + left));
             }
         });
         self.keep_waiting();
+    }
+
+    /// By the clock of the process before: its deadline, and when it was last known to lead.
+    fn time_left(&self, request: &ShutdownRequest) -> Option<SignedDuration> {
+        let before = self.settings.predecessor.as_ref();
+        let before = before.filter(|before| before.term == request.leader)?;
+        let left = request.deadline.as_ref()?.0.duration_since(before.renewed);
+        if left <= SignedDuration::ZERO {
+            // It has led, and could be told, until the time was up and longer.
+            return Some(SignedDuration::ZERO);
+        }
+        let all = SignedDuration::from_secs(request.terms.timeout_seconds);
+        Some(left.max(HAND_OVER).min(all))
     }
 
     fn next_round(&mut self) {

@@ -14,8 +14,8 @@
 //! | leaves | foreground | any | the workload | Delete, its pods first |
 //! | is gone | any other | | the workload, nobody | Delete |
 //!
-//! A held workload's dependent that nobody controls is somebody's wish (a label was changed), or the
-//! first sign of a deletion that is seen in a moment. In the foreground Kubernetes deletes dependents
+//! A held workload's dependent that nobody controls is the first sign of a deletion that is seen in a
+//! moment, or somebody's wish (a label was changed). Where it is certainly that, nobody holds it. In the foreground Kubernetes deletes dependents
 //! whatever finalizers their owner has; in the background it waits until the owner is gone, and so do
 //! pods whose workload another controller still holds.
 

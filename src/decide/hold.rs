@@ -17,7 +17,7 @@
 //! | yes | yes | no request | Open, written before any call |
 //! | yes | yes | acknowledged enough | Release(Acknowledged) |
 //! | yes | yes | nothing runs that could acknowledge | Release(NothingRunning) |
-//! | yes | yes | the request's leader is another | TakeOver |
+//! | yes | yes | the request's leader is another | TakeOver, with what is left of the time |
 //! | yes | yes | no first finished attempt in this round yet | AwaitAttempt |
 //! | yes | yes | now < deadline | Wait |
 //! | yes | yes | now ≥ deadline, rounds left | NextRound |
@@ -27,6 +27,10 @@
 //! A workload that is to be stopped (`state: Stopped`), or goes because it is complete and has
 //! `shutdownFirst`, takes the same way from *request Closed* on, without being deleted: `Release` then
 //! means that it is scaled or deleted.
+//!
+//! *Now* and every deadline are of the leader's own clock, which no hand sets and which stands while the
+//! process does ([`crate::clock`]). Whoever takes over gives the app what it had left when the other was
+//! last known to lead, and calls it again.
 //!
 //! A terminating namespace asks for the call before its workloads are deleted, because its pods get
 //! no further warning: there `Open` comes while the workload is not being deleted yet.
@@ -101,7 +105,7 @@ pub enum Hold {
     Leave,
     /// Ask the app: write a request.
     Open,
-    /// Count the deadline anew from an own first attempt.
+    /// Count on, from what was left; anew from an own first attempt where nobody can tell.
     TakeOver,
     /// The first attempt of this round has not finished.
     AwaitAttempt,

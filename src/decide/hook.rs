@@ -15,7 +15,7 @@ use super::pods::guard_uid;
 use super::removal;
 use super::seen::{
     Decision, Dependent, Effect, Next, Notice, Rejection, Seen, Settings, annotation,
-    has_finalizer, is_owned_by,
+    has_finalizer, is_controlled, is_owned_by,
 };
 use super::workload::Workload;
 use crate::api::condition::{self, ConditionType, Finding, Reason};
@@ -286,11 +286,16 @@ impl<'a> Plan<'a> {
             if !is_owned_by(meta, guard) || meta.deletion_timestamp.is_some() {
                 continue;
             }
-            // An earlier workload of that name has left a canary, and what nobody controls is its.
+            // An earlier workload of that name has left a canary, and what nobody controls is its. Without
+            // one it is somebody's wish (a label was changed): it is let go, or its workload could not
+            // adopt it again. But what was looked at after the workload may be the first sign of a
+            // deletion that is seen in a moment.
+            let uncertain = self.seen.looked_live && !is_controlled(meta);
             let fate = match Controller::of(meta, present) {
                 _ if present.is_none() => Fate::Gone { orphaned },
                 Controller::Workload => Fate::Held,
-                Controller::Nobody if canaries.is_empty() => Fate::Held,
+                Controller::Nobody if canaries.is_empty() && uncertain => Fate::Held,
+                Controller::Nobody if canaries.is_empty() => Fate::Forsaken,
                 Controller::Nobody | Controller::Another => Fate::Gone { orphaned },
             };
             let effect = disposition(fate, Controller::of(meta, last_uid)).effect(kind, meta);

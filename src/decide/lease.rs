@@ -17,9 +17,9 @@
 //! - A Lease is taken only in the version it was decided on: whoever loses a race looks again.
 //!
 //! # Assumptions
-//! The monotonic clocks of two machines run equally fast, and a machine's goes on while a process
-//! of it is stopped. A request that had left when the deadline came is still carried out: every
-//! write of the leader is safe when another was faster.
+//! The clocks that [`Moment`]s are read from run equally fast on two machines, and go on while a process
+//! is stopped, and while its machine is suspended ([`crate::clock`]). A request that had left when the
+//! deadline came is still carried out: every write of the leader is safe when another was faster.
 //!
 //! "Ours" without leading is an acquisition whose answer was lost, or a term that ended while nobody
 //! else took over.
@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-/// Time on the monotonic clock, since a beginning that does not matter.
+/// Time since a beginning that does not matter, on a clock that nobody sets.
 pub type Moment = Duration;
 
 /// Longest lease duration that is believed of a Lease: no slip of a person's hand keeps everybody
@@ -63,6 +63,8 @@ pub struct Known {
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// A leader steps down; no other word says so.
+#[allow(clippy::enum_variant_names)]
 pub enum Step {
     /// Write the Lease with an own identity.
     Acquire,
@@ -122,6 +124,36 @@ impl Known {
             },
             _ => Step::StepDown,
         }
+    }
+}
+
+/// The term before, as the Lease tells of it.
+///
+/// Both times in it and in what it has written are of one clock, its own: what was left of something
+/// when it was last known to lead can be told without asking how that clock differs from ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its name, as it stands in what it has written.
+    pub term: String,
+    /// When it was last known to lead, by its own clock.
+    pub renewed: Timestamp,
+}
+
+impl Predecessor {
+    /// What a Lease tells that is about to be taken, and a note on it. Nothing, if the note is of an
+    /// earlier holder than the last one, who left none.
+    pub fn of(lease: &LeaseSpec, note: &str) -> Option<Self> {
+        let (term, transitions) = note.split_once(' ')?;
+        let last = transitions.parse() == Ok(lease.lease_transitions.unwrap_or(0));
+        Some(Self {
+            term: Some(term).filter(|_| last)?.to_owned(),
+            renewed: lease.renew_time.as_ref()?.0,
+        })
+    }
+
+    /// The note of a term on the Lease that it holds.
+    pub fn note(lease: &LeaseSpec, term: &str) -> String {
+        format!("{term} {}", lease.lease_transitions.unwrap_or(0))
     }
 }
 
@@ -273,6 +305,32 @@ mod tests {
         assert_eq!(taken.lease_transitions, Some(1));
         assert_eq!(taken.acquire_time, Some(MicroTime(at(5))));
         assert_eq!(holder(&taken), Some("me"));
+    }
+
+    #[test]
+    fn the_last_term_is_told_by_its_own_note_alone() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let first = held(None, "you", &PERIODS, at(1));
+        let note = Predecessor::note(&first, "you.3");
+        let expected = |renewed| {
+            Some(Predecessor {
+                term: "you.3".into(),
+                renewed: at(renewed),
+            })
+        };
+        let renewed = held(Some(&first), "you", &PERIODS, at(9));
+        assert_eq!(Predecessor::of(&renewed, &note), expected(9));
+        // Given away, or released by hand.
+        assert_eq!(
+            Predecessor::of(&released(&renewed, at(10)), &note),
+            expected(10)
+        );
+        // Another one came, who writes no notes: its time says nothing about the term before.
+        let others = held(Some(&renewed), "another", &PERIODS, at(20));
+        assert_eq!(Predecessor::of(&others, &note), None);
+        assert_eq!(Predecessor::of(&released(&others, at(21)), &note), None);
+        assert_eq!(Predecessor::of(&renewed, "somebody's words"), None);
+        assert_eq!(Predecessor::of(&renewed, ""), None);
     }
 
     /// Two replicas, one Lease, clocks that began at different times, and renewals that are lost,

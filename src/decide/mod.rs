@@ -8,6 +8,7 @@
 //! - [`hook`]: the whole decision about one hook and its workload, in reading order;
 //! - [`inject`]: what goes into a pod template, and how it is taken out again;
 //! - [`presence`]: the workload is there: [`providing`], [`injecting`], [`arming`];
+//! - [`guarding`]: what nobody guards yet, ahead of the rest;
 //! - [`trouble`]: pods that do not come to have what they are given;
 //! - [`removal`]: the workload is being deleted: ask, wait, release;
 //! - [`mend`]: Secrets that somebody has taken away or edited;
@@ -40,6 +41,7 @@ pub mod certificate;
 pub mod completion;
 mod disposition;
 pub mod farewell;
+pub mod guarding;
 pub mod hold;
 pub mod hook;
 pub mod inject;

@@ -192,7 +192,7 @@ fn reached<'a>(seen: &'a Seen, workload_uid: &'a str) -> impl Iterator<Item = &'
 }
 
 /// Whether all its containers have ended for good.
-pub(super) fn is_finished(pod: &Pod) -> bool {
+pub fn is_finished(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }

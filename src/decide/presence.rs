@@ -6,7 +6,7 @@
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::hook::{Plan, uid_of};
+use super::hook::{Plan, uid_of, whole};
 use super::inject;
 use super::seen::{Effect, controller_of, has_finalizer};
 use super::workload::Workload;
@@ -101,9 +101,11 @@ impl Plan<'_> {
     /// The hook is deleted. It stays for a while and only watches: a sweep deletes hook and
     /// workload in any order, and the workload must not be disarmed a moment before its own turn.
     pub(super) fn farewell(&mut self, workload: &Workload) {
-        let since = self.seen.hook.metadata.deletion_timestamp.as_ref();
+        // When it was deleted is told by another clock than ours.
+        let since = self.seen.leaving_since.unwrap_or(self.now);
         let delay = SignedDuration::from_secs(self.settings.hooks.disarm_delay_seconds);
-        let until = since.map_or(self.now, |at| at.0 + delay);
+        let until = whole(since + delay);
+        let until = until.0;
         if self.now < until {
             self.status.phase = Some(Phase::Deleting);
             let message = format!(

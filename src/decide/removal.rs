@@ -26,6 +26,7 @@ impl Plan<'_> {
         if !matches!(answer, Hold::Release(..) | Hold::Leave) {
             // A second deletion of another cascade may come while this one waits.
             self.guard_dependents(workload);
+            self.control_dependents();
         }
         match answer {
             Hold::Arm | Hold::Disarm | Hold::Leave => self.let_go(workload),

@@ -10,8 +10,10 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
 use serde_json::Value;
 
+use super::lease::Predecessor;
 use super::workload::Workload;
 use crate::api::kind::{DependentKind, WorkloadKind};
 use crate::api::krake_hook::State;
@@ -35,6 +37,8 @@ pub struct Settings {
     pub hooks: HooksConfig,
     /// This operator process; another one takes its requests over.
     pub leader: String,
+    /// The one before it, and when it was last known to be there.
+    pub predecessor: Option<Predecessor>,
     /// A mistake on purpose; none but in a build for the harness.
     pub planted: Planted,
 }
@@ -52,6 +56,8 @@ pub struct Seen {
     pub replica_sets: Vec<ObjectMeta>,
     /// Pods that carry the hook's label; read live while the workload is being deleted.
     pub pods: Vec<Pod>,
+    /// Whether those were read live, and so after the workload; else before.
+    pub looked_live: bool,
     /// Nodes of those pods that are gone or out of service; looked up while a removal is decided.
     pub lost_nodes: Vec<String>,
     /// The hook's guard.
@@ -74,6 +80,8 @@ pub struct Seen {
     pub calls: CallsMade,
     /// What is known of the hook's Secrets, which are never read.
     pub secrets: Secrets,
+    /// When this process first saw that the hook is being deleted.
+    pub leaving_since: Option<Timestamp>,
     /// When this process injected into the workload lately, oldest first.
     pub injections: Vec<Timestamp>,
     /// The token Secret, written but not yet recorded in the status.
@@ -197,6 +205,9 @@ pub enum Effect {
     },
     /// Add the guard to what the workload made.
     Guard(Dependent),
+    /// Make the guard the controller of what the workload made, if it still has none: nobody else can
+    /// adopt it then.
+    Control(Dependent),
     /// Take the guard off what the workload made.
     Unguard(Dependent),
     /// Delete what the workload made, if it is still the one that was seen.
@@ -505,12 +516,20 @@ pub(super) fn dependents<'a>(
         .filter(move |(kind, _)| guarded == Some(*kind))
 }
 
-/// The controlling owner of an object.
+/// The controlling owner of an object, unless that is a guard: one that keeps others from adopting it.
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references
-        .iter()
-        .flatten()
-        .find(|owner| owner.controller == Some(true))
+    let mut controllers = controllers(meta);
+    controllers.find(|owner| owner.kind != HookGuard::kind(&()))
+}
+
+/// Whether an object has a controller, be it a guard: nobody can adopt it.
+pub fn is_controlled(meta: &ObjectMeta) -> bool {
+    controllers(meta).next().is_some()
+}
+
+fn controllers(meta: &ObjectMeta) -> impl Iterator<Item = &OwnerReference> {
+    let owners = meta.owner_references.iter().flatten();
+    owners.filter(|owner| owner.controller == Some(true))
 }
 
 /// Whether a hook is going and nothing of ours keeps it: nobody acts on it any more, for however long

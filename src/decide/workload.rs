@@ -100,11 +100,6 @@ impl Workload {
         })
     }
 
-    /// One of which only the metadata is known.
-    pub fn of(kind: WorkloadKind, metadata: ObjectMeta) -> Self {
-        Self::read(kind, metadata, &Value::Null).expect("nothing is a template without anything")
-    }
-
     /// What its kind can do.
     pub fn traits(&self) -> &'static Traits {
         self.kind.traits()

@@ -34,7 +34,7 @@ use crate::controllers::feed::Feed;
 use crate::controllers::outcomes::Outcomes;
 use crate::controllers::provided::Provided;
 use crate::controllers::synced::Waiter;
-use crate::controllers::{certificate, guard, hook, keeper, keys, strays};
+use crate::controllers::{certificate, guard, guarding, hook, keeper, keys, strays};
 use crate::decide::Settings;
 use crate::decide::authority::AuthoritySettings;
 use crate::metrics::Metrics;
@@ -81,7 +81,7 @@ impl Leading {
             fence: self.fence.clone(),
             recorder: recorder.clone(),
         };
-        let (calls, caller, called) = callout::channel();
+        let (calls, caller, called) = callout::channel(term.clock().clone());
         tasks.spawn(named("caller", caller.run()));
         self.spawn_guards(&mut tasks, writer.clone(), stop);
         self.spawn_strays(&mut tasks, writer.clone(), stop);
@@ -100,8 +100,31 @@ impl Leading {
             };
             self.spawn_certificates(&mut tasks, writer, in_use.subscribe(), stop);
         }
-        self.spawn_hooks(&mut tasks, writer, term, calls, called, stop);
+        let guarded = self.spawn_guarding(&mut tasks, writer.clone(), stop);
+        self.spawn_hooks(&mut tasks, writer, term, (calls, called), guarded, stop);
         tasks
+    }
+
+    /// Guards on what armed workloads make; cancelled is what is waited for: the first of them stand.
+    fn spawn_guarding(
+        &self,
+        tasks: &mut Tasks,
+        writer: Writer,
+        stop: &CancellationToken,
+    ) -> CancellationToken {
+        let context = guarding::Context {
+            writer,
+            caches: self.caches.clone(),
+            synced: self.synced.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let guarded = CancellationToken::new();
+        let (first, changes) = (guarded.clone(), self.feed.subscribe());
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(named("guarding", async move {
+            guarding::run(context, changes, first, stopped).await;
+        }));
+        guarded
     }
 
     /// Guards of hooks that are gone.
@@ -215,8 +238,8 @@ impl Leading {
         tasks: &mut Tasks,
         writer: Writer,
         term: &Term,
-        calls: Calls,
-        called: mpsc::UnboundedReceiver<ObjectRef<KrakeHook>>,
+        (calls, called): (Calls, mpsc::UnboundedReceiver<ObjectRef<KrakeHook>>),
+        guarded: CancellationToken,
         stop: &CancellationToken,
     ) {
         let (keep, settings) = watch::channel(Arc::new(self.settings(term)));
@@ -230,6 +253,8 @@ impl Leading {
             outcomes: Outcomes::new(self.metrics.clone()),
             backoff: Backoff::new(),
             feed: self.feed.clone(),
+            clock: term.clock().clone(),
+            leaving: Mutex::default(),
             injections: Mutex::default(),
             asked: Mutex::default(),
             provided: Provided::default(),
@@ -240,6 +265,8 @@ impl Leading {
         let changed = WatchStream::from_changes(settings).map(|_| ());
         let stopped = stop.clone().cancelled_owned();
         tasks.spawn(named("hooks", async move {
+            // Nothing else is begun before: its turn would come too late.
+            guarded.cancelled().await;
             hook::run(context, changes, changed, stopped).await;
         }));
         let stopped = stop.clone().cancelled_owned();
@@ -273,6 +300,7 @@ impl Leading {
             hooks,
             // A term, not a pod: in a new one nobody has been called yet.
             leader: term.identity().to_owned(),
+            predecessor: term.predecessor().cloned(),
             planted,
         }
     }

@@ -257,6 +257,7 @@ pub fn settings(leader: &str, tls: bool) -> Settings {
         key_id: "k1".into(),
         hooks: HooksConfig::default(),
         leader: leader.into(),
+        predecessor: None,
         planted: Planted::of_environment(),
     }
 }

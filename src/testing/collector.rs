@@ -12,7 +12,7 @@ use super::server::drop_finalizer;
 use super::world::{Propagation, World, mark_deleted};
 use crate::api::{DependentKind, names};
 use crate::decide::Workload;
-use crate::decide::seen::{annotation, controller_of, has_finalizer, is_owned_by};
+use crate::decide::seen::{annotation, has_finalizer, is_controlled, is_owned_by};
 use crate::decide::workload::Pace;
 
 impl World {
@@ -198,7 +198,7 @@ impl World {
         let version = self.version + 1;
         for set in self.replica_sets.values_mut() {
             let meta = &mut set.metadata;
-            if controller_of(meta).is_none() && meta.deletion_timestamp.is_none() {
+            if !is_controlled(meta) && meta.deletion_timestamp.is_none() {
                 let owners = meta.owner_references.get_or_insert_default();
                 owners.push(controller("Deployment", uid));
                 meta.resource_version = Some(version.to_string());

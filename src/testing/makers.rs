@@ -8,7 +8,7 @@ use super::collector::controller;
 use super::world::World;
 use crate::api::kind::Change;
 use crate::decide::Workload;
-use crate::decide::seen::{annotation, controller_of, is_owned_by};
+use crate::decide::seen::{annotation, is_controlled, is_owned_by};
 use crate::decide::workload::Pace;
 
 /// Annotation with the template that a pod was made from.
@@ -61,7 +61,7 @@ impl World {
         let version = self.version + 1;
         for pod in self.pods.values_mut() {
             let meta = &mut pod.metadata;
-            if controller_of(meta).is_none() && meta.deletion_timestamp.is_none() {
+            if !is_controlled(meta) && meta.deletion_timestamp.is_none() {
                 let owners = meta.owner_references.get_or_insert_default();
                 owners.push(controller(workload.traits().name, uid));
                 meta.resource_version = Some(version.to_string());

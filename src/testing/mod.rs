@@ -2,6 +2,7 @@
 
 mod answers;
 pub mod build;
+pub mod clock;
 mod collector;
 mod makers;
 pub mod merge;
@@ -159,11 +160,6 @@ impl MockApi {
         let list = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
             "metadata": {}, "items": certificates});
         self.state().keep(path, list);
-    }
-
-    /// Takes a hook away.
-    pub fn delete(&self, hook: &KrakeHook) {
-        self.state().objects.remove(&path_of(hook));
     }
 
     /// A hook as it stands.

@@ -72,6 +72,15 @@ impl World {
                 let owner = objects::guard_reference(seen.hook_uid(), guard_of(seen));
                 self.guard(set, Some((seen.hook_name(), owner)))
             }
+            Effect::Control(set) => {
+                let version = seen.version_of(set).map(ToOwned::to_owned);
+                let mut owner = objects::guard_reference(seen.hook_uid(), guard_of(seen));
+                owner["controller"] = json!(true);
+                match self.dependent(set) {
+                    Some(meta) if meta.resource_version != version => Err(Conflict),
+                    _ => self.guard(set, Some((seen.hook_name(), owner))),
+                }
+            }
             Effect::Unguard(set) => self.guard(set, None),
             Effect::DeleteDependent {
                 dependent,

@@ -95,6 +95,8 @@ pub struct World {
     pub app: (&'static str, bool),
     /// Addresses of nodes and of the API server.
     pub never_called: BTreeSet<IpAddr>,
+    /// Nodes that are gone, or out of service.
+    pub lost_nodes: BTreeSet<String>,
     /// Somebody deleted pods directly: nobody promised anything about that.
     pub lost_pods: bool,
     /// Somebody tore a finalizer or a guard off: what was promised is off, too.
@@ -142,6 +144,7 @@ impl World {
             secret_taken: false,
             app: ("200", false),
             never_called: BTreeSet::new(),
+            lost_nodes: BTreeSet::new(),
             lost_pods: false,
             torn: false,
         }
@@ -366,7 +369,8 @@ impl World {
             workload: self.workload(&hook.spec.workload.name),
             replica_sets: self.labelled_sets(name),
             pods: self.labelled_pods(name),
-            lost_nodes: Vec::new(),
+            looked_live: false,
+            lost_nodes: self.lost_nodes.iter().cloned().collect(),
             guard: self.guards.get(&uid).cloned(),
             config_map: self.config_maps.get(&object).cloned(),
             certificate: self.certificates.get(&object).cloned(),
@@ -387,6 +391,7 @@ impl World {
             never_called: self.never_called.clone(),
             calls: CallsMade::default(),
             secrets: crate::decide::seen::Secrets::default(),
+            leaving_since: None,
             injections: Vec::new(),
             token: None,
             refusal: None,

@@ -135,20 +135,50 @@ impl Writer {
 
     /// Puts the guard on what a workload made.
     pub(super) async fn guard(&self, seen: &Seen, dependent: &Dependent) -> Result<Fact, Error> {
-        let reference = objects::guard_reference(seen.hook_uid(), &guard(seen));
-        let by = Some((seen.hook_name(), reference));
-        let patch = objects::guarded(seen.namespace(), dependent, by);
-        match self.guarded(seen.namespace(), dependent, patch).await {
+        let guard = guard(seen);
+        let by = (seen.hook_name(), seen.hook_uid(), guard.as_str());
+        self.put_guard(seen.namespace(), by, dependent).await
+    }
+
+    /// The same; `by` is the hook's name, its uid, and the uid of its guard.
+    pub async fn put_guard(
+        &self,
+        namespace: &str,
+        by: (&str, &str, &str),
+        dependent: &Dependent,
+    ) -> Result<Fact, Error> {
+        let (hook, hook_uid, guard) = by;
+        let reference = objects::guard_reference(hook_uid, guard);
+        let patch = objects::guarded(namespace, dependent, Some((hook, reference)));
+        match self.guarded(namespace, dependent, patch).await {
             Ok(metadata) => Ok(Fact::Dependent(dependent.kind, Box::new(metadata))),
             // Gone, or another one of that name: it needs no guard of ours. Or it is there, and
             // somebody refuses: then nothing may be said of it.
             Err(error) if matches!(error.code(), 404 | 409 | 422) => {
-                match self.is_there(seen.namespace(), dependent).await? {
+                match self.is_there(namespace, dependent).await? {
                     true => Err(error),
                     false => Ok(Fact::DependentGone(dependent.uid.clone())),
                 }
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the guard the controller of what a workload made, if it is still as it was seen: another
+    /// one may have come.
+    pub(super) async fn control(&self, seen: &Seen, dependent: &Dependent) -> Result<Fact, Error> {
+        let mut reference = objects::guard_reference(seen.hook_uid(), &guard(seen));
+        reference["controller"] = json!(true);
+        let by = Some((seen.hook_name(), reference));
+        let mut patch = objects::guarded(seen.namespace(), dependent, by);
+        patch["metadata"]["resourceVersion"] = json!(seen.version_of(dependent));
+        match self.guarded(seen.namespace(), dependent, patch).await {
+            Ok(metadata) => Ok(Fact::Dependent(dependent.kind, Box::new(metadata))),
+            Err(error) if error.code() == 404 => Ok(Fact::DependentGone(dependent.uid.clone())),
+            Err(error) => Err(Error {
+                act: Act::Patch,
+                ..error
+            }),
         }
     }
 

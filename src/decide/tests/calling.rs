@@ -222,3 +222,27 @@ fn where_none_is_left_of_those_that_were_asked_their_successors_are() {
     let end = operator.world.summary();
     assert_eq!(end, "trainer: Released [\"Acknowledged\"]; 1 guards");
 }
+
+#[test]
+fn who_is_on_a_lost_node_is_not_waited_for_whoever_else_lives() {
+    for lost in [0, 1] {
+        let mut operator = armed(stories::all_hook);
+        operator.act(|world| {
+            for (place, pod) in world.pods.values_mut().enumerate() {
+                let spec = pod.spec.as_mut().unwrap();
+                spec.node_name = Some(format!("node-{place}"));
+            }
+        });
+        operator.act(stories::foreground);
+        operator.act(|world| {
+            world.acknowledge_by(HookKind::Shutdown, 1 - lost, AckResult::Success);
+        });
+        assert!(blocking(&operator).contains("1 of 2 pods have acknowledged"));
+        operator.act(|world| {
+            world.lost_nodes.insert(format!("node-{lost}"));
+            world.pass(1);
+        });
+        let end = operator.world.summary();
+        assert!(end.contains("Acknowledged"), "{lost}: {end}");
+    }
+}

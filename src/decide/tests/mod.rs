@@ -7,6 +7,7 @@ mod farewell;
 mod faults;
 mod forbidden;
 mod injection;
+mod leaders;
 mod operator;
 mod pods;
 mod rests;

@@ -1,7 +1,7 @@
 //! An operator process over a [`World`]: the loop of the controllers, crashes, and everything that
 //! must be so at every single step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,7 +12,10 @@ use crate::api::krake_hook::{OnTimeout, Quorum, QuorumPolicy, State};
 use crate::api::status::{AckResult, Attempt, Phase, RequestState};
 use crate::api::{HookKind, KrakeHook, KrakeHookStatus, WorkloadKind, names};
 use crate::decide::hook::whole;
-use crate::decide::seen::{CallOutOrder, CallsMade, Next, annotation, has_finalizer, is_owned_by};
+use crate::decide::lease::Predecessor;
+use crate::decide::seen::{
+    CallOutOrder, CallsMade, Next, Seen, annotation, has_finalizer, is_owned_by,
+};
 use crate::decide::{Effect, Fact, Settings, farewell, hook};
 use crate::testing::build::{self, NAME};
 use crate::testing::world::{World, has_dead_guard, is_guarded};
@@ -51,6 +54,8 @@ pub struct Operator {
     /// Names of the pods that were called.
     pub called: Vec<String>,
     injections: Vec<Timestamp>,
+    leaving: BTreeMap<String, Timestamp>,
+    terms: usize,
     witness: Witness,
 }
 
@@ -88,6 +93,8 @@ impl Operator {
             calls: None,
             called: Vec::new(),
             injections: Vec::new(),
+            leaving: BTreeMap::new(),
+            terms: 0,
             witness: Witness::default(),
         }
     }
@@ -115,10 +122,21 @@ impl Operator {
 
     /// The process is gone with all it knew, and another one takes its place.
     pub fn crash(&mut self) {
-        self.settings.leader = format!("leader-after-{}", self.spent);
+        self.terms += 1;
+        let next = format!("leader-{}", self.terms);
+        self.settings.predecessor = Some(Predecessor {
+            term: std::mem::replace(&mut self.settings.leader, next),
+            renewed: self.world.now,
+        });
         self.calls = None;
         self.injections.clear();
+        self.leaving.clear();
         self.down = self.stays_down;
+    }
+
+    /// Whoever led before is not known: somebody deleted the Lease, or held it in between.
+    pub fn forget_predecessor(&mut self) {
+        self.settings.predecessor = None;
     }
 
     /// Lets time pass until nothing is left to do.
@@ -196,7 +214,7 @@ impl Operator {
         let Some(mut seen) = self.world.observe(name) else {
             return Ok(Next::AwaitChange);
         };
-        seen.injections.clone_from(&self.injections);
+        self.remember(&mut seen);
         for _ in 0..MOST_ROUNDS {
             seen.calls = self.calls_of(&seen.status());
             let decision = hook::decide(&seen, &self.settings, self.world.now);
@@ -236,6 +254,15 @@ impl Operator {
             }
         }
         panic!("decisions do not come to an end: {}", self.world.summary());
+    }
+
+    /// Fills in what the process remembers.
+    fn remember(&mut self, seen: &mut Seen) {
+        seen.injections.clone_from(&self.injections);
+        if seen.hook.metadata.deletion_timestamp.is_some() {
+            let uid = seen.hook_uid().to_owned();
+            seen.leaving_since = Some(*self.leaving.entry(uid).or_insert(self.world.now));
+        }
     }
 
     fn reconcile_guard(&mut self, name: &str) -> Result<(), Stop> {
@@ -361,6 +388,7 @@ impl Operator {
             for name in self.world.hooks.keys() {
                 let mut seen = self.world.observe(name).expect("it was listed");
                 seen.calls = self.calls_of(&seen.status());
+                seen.leaving_since = self.leaving.get(seen.hook_uid()).copied();
                 seen.injections.clone_from(&self.injections);
                 let decision = hook::decide(&seen, &self.settings, now);
                 assert!(
