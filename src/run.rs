@@ -170,8 +170,8 @@ impl Operator {
         metrics.read_certificates_from(caches.certificates.clone());
         tasks.spawn(named("caches", watches.run(stop.clone())));
         let fence = self.fence.clone();
-        let (client, namespace) = (self.calls(Role::Replica), self.namespace.clone());
-        tasks.spawn(named("fence", fence.watch(client, namespace, stop.clone())));
+        let client = self.calls(Role::Replica);
+        tasks.spawn(named("fence", fence.watch(client, stop.clone())));
 
         let tls = self.config.callback.tls.enabled;
         let in_use = tls.then(|| watch::channel(Arc::new(InUse::default())).0);

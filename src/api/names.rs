@@ -12,6 +12,9 @@ pub const STAMP_ANNOTATION: &str = "hooks.krake.dev/stamp";
 pub const SKIP_ANNOTATION: &str = "hooks.krake.dev/skip";
 /// On the workload, with the value [`DISABLED`]: eject and disarm.
 pub const HOOK_ANNOTATION: &str = "hooks.krake.dev/hook";
+/// On a workload that is complete, in the moment before it is deleted: name of the hook that says so.
+/// The admission policies let nothing else be deleted but what a guard has held.
+pub const COMPLETED_LABEL: &str = "hooks.krake.dev/completed";
 /// Value of [`HOOK_ANNOTATION`] that takes a workload out of its hook's reach.
 pub const DISABLED: &str = "disabled";
 /// On a `HookCertificate`: issue anew now.

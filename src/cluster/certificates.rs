@@ -112,7 +112,7 @@ impl CertificateWriter {
                 resource_version: secret.resource_version.clone(),
             }),
         };
-        let written = secrets::write(&self.client, secret, self.fence.stands()).await?;
+        let written = secrets::write(&self.client, secret, &self.fence).await?;
         Ok(Issuance {
             cause: order.cause,
             generation: order.generation,

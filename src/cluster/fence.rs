@@ -2,7 +2,8 @@
 //!
 //! Installed in one go, policies come after the operator, and a new one is not in force at once: so
 //! it is asked about until it is. Until then a Secret that exists already is never overwritten, not
-//! even our own after a crash.
+//! even our own after a crash. And since a policy can be removed at any time, it is asked about once
+//! more before each such write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,45 +19,69 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// What is known about the fence; clones know the same.
 #[derive(Clone, Debug, Default)]
-pub struct Fence(Arc<AtomicBool>);
+pub struct Fence {
+    /// The operator's namespace, where it is asked about.
+    namespace: String,
+    stood: Arc<AtomicBool>,
+}
 
 impl Fence {
     /// Asks once.
     pub async fn probe(client: &Client, namespace: &str) -> Result<Self, SecretError> {
-        let fence = Self::default();
-        fence.ask(client, namespace).await?;
+        let fence = Self {
+            namespace: namespace.to_owned(),
+            ..Self::default()
+        };
+        fence.ask(client).await?;
         Ok(fence)
     }
 
-    /// Whether the policy is in force.
-    pub fn stands(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// As it was when it was last asked about.
+    #[cfg(test)]
+    pub fn known(stood: bool) -> Self {
+        Self {
+            namespace: "ml".to_owned(),
+            stood: Arc::new(stood.into()),
+        }
     }
 
-    /// Asks until it stands, then waits for `shutdown`.
-    pub async fn watch(self, client: Client, namespace: String, shutdown: CancellationToken) {
-        if !self.stands() {
-            tracing::warn!(
-                "the admission policy that fences this operator's Secrets is not in force (config/policies): a Secret that exists already is never overwritten, not even our own after a crash"
-            );
-        }
-        while !self.stands() {
+    /// Whether the policy was in force when it was last asked about, and still is. Where it was not,
+    /// nothing is asked: [`Fence::watch`] does.
+    pub async fn stands(&self, client: &Client) -> Result<bool, SecretError> {
+        Ok(self.stood() && self.ask(client).await?)
+    }
+
+    /// Asks now and then whenever it does not stand, until `shutdown`.
+    pub async fn watch(self, client: Client, shutdown: CancellationToken) {
+        let mut told = true;
+        loop {
+            match (self.stood(), told) {
+                (true, false) => tracing::info!("the admission policy is in force"),
+                (false, true) => tracing::warn!(
+                    "the admission policy that fences this operator's Secrets is not in force (config/policies): a Secret that exists already is never overwritten, not even our own after a crash"
+                ),
+                _ => {}
+            }
+            told = self.stood();
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
                 () = shutdown.cancelled() => return,
             }
-            match self.ask(&client, &namespace).await {
-                Ok(()) if self.stands() => tracing::info!("the admission policy is in force"),
-                Ok(()) => {}
-                Err(error) => tracing::debug!(%error, "cannot ask about the admission policy"),
+            if !self.stood()
+                && let Err(error) = self.ask(&client).await
+            {
+                tracing::debug!(%error, "cannot ask about the admission policy");
             }
         }
-        shutdown.cancelled().await;
     }
 
-    async fn ask(&self, client: &Client, namespace: &str) -> Result<(), SecretError> {
-        let stands = is_fenced(client, namespace).await?;
-        self.0.store(stands, Ordering::Release);
-        Ok(())
+    fn stood(&self) -> bool {
+        self.stood.load(Ordering::Acquire)
+    }
+
+    async fn ask(&self, client: &Client) -> Result<bool, SecretError> {
+        let stands = is_fenced(client, &self.namespace).await?;
+        self.stood.store(stands, Ordering::Release);
+        Ok(stands)
     }
 }

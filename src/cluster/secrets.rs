@@ -15,11 +15,11 @@
 //! | yes | 403, 422 | taken |
 //! | no | POST 201 | written |
 //! | no | POST 409, no policy | taken |
-//! | no | POST 409, policy | PUT: 200 = ours after a crash; 403, 422 = taken |
+//! | no | POST 409, policy, asked about again | PUT: 200 = ours after a crash; 403, 422 = taken |
 //! | no | POST 403 in a terminating namespace | nothing to be done, and nothing to be retried |
 //!
 //! # Assumptions
-//! `fenced` was found out by [`super::fence`]. Whoever removes the policy restarts the operator.
+//! A policy that was in force a moment ago ([`Fence::stands`]) is in force for the PUT that follows.
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -30,7 +30,8 @@ use kube::core::Status;
 use secrecy::ExposeSecret;
 use thiserror::Error;
 
-use super::{Class, class_of, said};
+use super::fence::Fence;
+use super::{Class, class_of, objects, said};
 use crate::api::names;
 use crate::pki::SecretData;
 use crate::planted::{self, Bug};
@@ -155,7 +156,7 @@ impl SecretError {
 pub async fn write(
     client: &Client,
     order: SecretOrder<'_>,
-    fenced: bool,
+    fence: &Fence,
 ) -> Result<Written, SecretError> {
     if let Some(recorded) = order.recorded.clone()
         && let Some(written) = update_recorded(client, &order, recorded).await?
@@ -165,7 +166,7 @@ pub async fn write(
     match create(client, &order).await {
         Ok(meta) => order.written(meta, false),
         Err(error) if is_already_there(&error) => {
-            if !fenced && !planted::is(Bug::SecretOverwritten) {
+            if !fence.stands(client).await? && !planted::is(Bug::SecretOverwritten) {
                 return Err(order.taken(&error));
             }
             match replace(client, &order, None, None, false).await {
@@ -189,10 +190,14 @@ pub async fn write(
 /// Whether the admission policy keeps us from Secrets that are not ours: a Secret without our
 /// labels is refused where the same one with them is not. (Dry runs: nothing is created.)
 pub async fn is_fenced(client: &Client, namespace: &str) -> Result<bool, SecretError> {
+    let owner = objects::guard_reference(PROBE, PROBE);
     let mut probe = Secret {
         metadata: ObjectMeta {
             namespace: Some(namespace.to_owned()),
             name: Some(PROBE.to_owned()),
+            owner_references: Some(vec![
+                serde_json::from_value(owner).expect("this is an owner reference"),
+            ]),
             ..ObjectMeta::default()
         },
         type_: Some("Opaque".to_owned()),

@@ -190,7 +190,9 @@ fn ours() -> Value {
 #[tokio::test]
 async fn a_new_secret_is_created_with_labels_owner_and_content() {
     let server = Server::new(true);
-    let written = write(&server.client(), order(None), true).await.unwrap();
+    let written = write(&server.client(), order(None), &Fence::known(true))
+        .await
+        .unwrap();
     let secret = server.get("trainer");
     assert_eq!(secret["metadata"]["uid"], written.uid.as_str());
     assert_eq!(secret["metadata"]["labels"], ours());
@@ -207,15 +209,23 @@ async fn what_is_recorded_is_updated_and_an_edit_is_overwritten_once() {
         let server = Server::new(fenced);
         let recorded = server.put("trainer", ours());
         let client = server.client();
-        let same = write(&client, order(Some(recorded.clone())), fenced)
-            .await
-            .unwrap();
+        let same = write(
+            &client,
+            order(Some(recorded.clone())),
+            &Fence::known(fenced),
+        )
+        .await
+        .unwrap();
         assert_eq!((&same.uid, same.overwrote_edit), (&recorded.uid, false));
         assert_eq!(server.calls(), ["PUT uid version"]);
         // The version recorded first is old by now: as if somebody had edited it.
-        let over = write(&client, order(Some(recorded.clone())), fenced)
-            .await
-            .unwrap();
+        let over = write(
+            &client,
+            order(Some(recorded.clone())),
+            &Fence::known(fenced),
+        )
+        .await
+        .unwrap();
         assert_eq!((&over.uid, over.overwrote_edit), (&recorded.uid, true));
         assert_eq!(server.calls(), ["PUT uid version", "PUT uid"]);
         assert_eq!(server.get("trainer")["data"]["token"], "czNjcmV0");
@@ -226,7 +236,7 @@ async fn what_is_recorded_is_updated_and_an_edit_is_overwritten_once() {
 async fn a_secret_that_is_gone_is_created_again() {
     let server = Server::new(true);
     let recorded = server.put("other", ours());
-    let written = write(&server.client(), order(Some(recorded)), true)
+    let written = write(&server.client(), order(Some(recorded)), &Fence::known(true))
         .await
         .unwrap();
     assert!(!written.overwrote_edit);
@@ -255,7 +265,12 @@ async fn a_secret_of_somebody_else_is_never_overwritten() {
             let server = Server::new(fenced);
             server.put("trainer", labels.clone());
             let before = server.get("trainer");
-            let result = write(&server.client(), order(recorded.cloned()), fenced).await;
+            let result = write(
+                &server.client(),
+                order(recorded.cloned()),
+                &Fence::known(fenced),
+            )
+            .await;
             let Err(SecretError::Taken { name, message }) = &result else {
                 panic!("{labels} {fenced} {recorded:?}: {result:?}");
             };
@@ -271,12 +286,30 @@ async fn a_secret_of_somebody_else_is_never_overwritten() {
 async fn without_the_policy_even_ours_is_taken_unless_it_is_recorded() {
     let server = Server::new(false);
     server.put("trainer", ours());
-    let result = write(&server.client(), order(None), false).await;
+    let result = write(&server.client(), order(None), &Fence::known(false)).await;
     assert!(
         matches!(result, Err(SecretError::Taken { .. })),
         "{result:?}"
     );
     assert_eq!(server.calls(), ["POST"]);
+}
+
+#[tokio::test]
+async fn the_policy_is_asked_about_again_before_what_exists_is_overwritten() {
+    let server = Server::new(true);
+    let fence = Fence::known(true);
+    server.put("trainer", json!({"app": "somebody's"}));
+    let before = server.get("trainer");
+    server.0.lock().unwrap().fenced = false;
+    for calls in [&["POST", "POST"][..], &["POST"]] {
+        let result = write(&server.client(), order(None), &fence).await;
+        assert!(
+            matches!(result, Err(SecretError::Taken { .. })),
+            "{result:?}"
+        );
+        assert_eq!(server.get("trainer"), before);
+        assert_eq!(server.calls(), calls);
+    }
 }
 
 #[tokio::test]
@@ -288,7 +321,9 @@ async fn after_a_crash_between_write_and_record_ours_is_found_again() {
         resource_version: "1".into(),
     };
     for before in [None, Some(old)] {
-        let written = write(&server.client(), order(before), true).await.unwrap();
+        let written = write(&server.client(), order(before), &Fence::known(true))
+            .await
+            .unwrap();
         assert_eq!(written.uid, recorded.uid);
     }
 }
@@ -298,7 +333,7 @@ async fn a_recorded_secret_that_lost_our_labels_is_left_alone() {
     let server = Server::new(true);
     let recorded = server.put("trainer", json!({}));
     let before = server.get("trainer");
-    let result = write(&server.client(), order(Some(recorded)), true).await;
+    let result = write(&server.client(), order(Some(recorded)), &Fence::known(true)).await;
     assert!(
         matches!(result, Err(SecretError::Taken { .. })),
         "{result:?}"
@@ -310,7 +345,7 @@ async fn a_recorded_secret_that_lost_our_labels_is_left_alone() {
 async fn other_refusals_say_what_they_are() {
     let server = Server::new(true);
     server.0.lock().unwrap().terminating = true;
-    let ending = write(&server.client(), order(None), true)
+    let ending = write(&server.client(), order(None), &Fence::known(true))
         .await
         .unwrap_err();
     assert!(
@@ -320,7 +355,7 @@ async fn other_refusals_say_what_they_are() {
 
     let server = Server::new(true);
     server.0.lock().unwrap().no_right = true;
-    let refused = write(&server.client(), order(None), true)
+    let refused = write(&server.client(), order(None), &Fence::known(true))
         .await
         .unwrap_err();
     assert_eq!(refused.class(), Class::User);

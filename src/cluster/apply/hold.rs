@@ -277,10 +277,22 @@ impl Writer {
             resource_version: None,
         });
         let api = observe::workloads(&self.client, kind, seen.namespace());
-        deleted(api.delete(name, &exactly).await).map_err(Error::of(
-            Act::Delete,
-            format!("{kind} {}/{name}", seen.namespace()),
-        ))?;
+        let object = || format!("{kind} {}/{name}", seen.namespace());
+        if !self
+            .label_completed(&api, uid, name, Some(seen.hook_name()))
+            .await
+            .map_err(Error::of(Act::Patch, object()))?
+        {
+            return Ok(Fact::WorkloadGone);
+        }
+        if let Err(refused) = deleted(api.delete(name, &exactly).await) {
+            // It stays as it was; whoever refuses is asked again.
+            let unlabelled = self.label_completed(&api, uid, name, None).await;
+            if let Err(error) = unlabelled {
+                tracing::debug!(%error, workload = object(), "the label of a completed one is still on it");
+            }
+            return Err(Error::of(Act::Delete, object())(refused));
+        }
         // Whether it is gone or waits for its finalizer is seen by looking again.
         let left = observe::workload(&self.client, Some(kind), seen.namespace(), name).await?;
         Ok(
@@ -289,6 +301,30 @@ impl Writer {
                 None => Fact::WorkloadGone,
             },
         )
+    }
+
+    /// Says of the workload of this uid that it is complete, or no more; whether it is there.
+    async fn label_completed(
+        &self,
+        api: &Api<DynamicObject>,
+        uid: &str,
+        name: &str,
+        hook: Option<&str>,
+    ) -> kube::Result<bool> {
+        let labels = json!({names::COMPLETED_LABEL: hook});
+        let patch = json!({"metadata": {"uid": uid, "labels": labels}});
+        let parameters = PatchParams {
+            field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        match api
+            .patch_metadata(name, &parameters, &Patch::Merge(patch))
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Scales a workload to zero (`None`) or to so many replicas, or suspends and resumes it; if it is
