@@ -17,6 +17,7 @@ mod complete;
 mod crash;
 mod deadline;
 mod endpoint;
+mod fields;
 mod flood;
 mod injection;
 mod invalid;
@@ -38,6 +39,7 @@ mod strays;
 mod support;
 mod sweep;
 mod templates;
+mod theft;
 mod undo;
 mod unreadable;
 mod ways_out;
@@ -68,6 +70,8 @@ fn main() -> ExitCode {
         clients::stories(),
         ways_out::stories(),
         rights::stories(),
+        theft::stories(),
+        fields::stories(),
         startup::stories(),
         endpoint::stories(),
         replicas::stories(),

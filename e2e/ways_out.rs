@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
 use serde_json::json;
 
 use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::krake_hook::KrakeHook;
-use krake_hooks::api::names;
 use krake_hooks::api::status::Outcome;
+use krake_hooks::api::{WorkloadKind, names};
 
 use crate::support::cluster::repository;
 use crate::support::manifests;
@@ -24,6 +25,7 @@ pub fn stories() -> Vec<Story> {
         a_removal_is_let_go_on_by_an_annotation_of_the_hook,
         a_removal_is_let_go_on_by_an_annotation_of_the_workload,
         a_namespace_that_refuses_it_loses_no_armed_workload_but_through_its_hook,
+        a_namespace_that_refuses_it_lets_finished_jobs_go,
         a_protected_namespace_is_not_deleted,
     ]
 }
@@ -158,6 +160,34 @@ async fn a_namespace_that_refuses_it_loses_no_armed_workload_but_through_its_hoo
     stage.delete_deployment("runs", "foreground").await;
     stage.gone::<Deployment>("runs").await;
     stage.ended("runs", Outcome::Skipped).await;
+}
+
+/// Nor is Kubernetes itself refused anything: a Job whose time after its end is over goes.
+async fn a_namespace_that_refuses_it_lets_finished_jobs_go(stage: Stage) {
+    apply(&stage, "armed-workloads").await;
+    let label = "hooks.krake.dev/refuse-deletion=true";
+    stage
+        .kubectl(&["label", "namespace", &stage.namespace, label])
+        .await;
+    let kind = WorkloadKind::Job;
+    let mut job = manifests::workload(kind, "ends");
+    job["spec"]["suspend"] = json!(true);
+    job["spec"]["ttlSecondsAfterFinished"] = json!(1);
+    job["spec"]["template"]["spec"]["containers"][0]["command"] = json!(["true"]);
+    let _: Job = stage.create(job).await;
+    let hook = manifests::hook_of(kind, "ends", "ends", json!({"shutdown": {}}));
+    let _: KrakeHook = stage.create(hook).await;
+    stage.await_condition("ends", ConditionType::Armed).await;
+    let resume = [
+        "patch",
+        "job",
+        "ends",
+        "--patch",
+        r#"{"spec":{"suspend":false}}"#,
+    ];
+    stage.kubectl(&resume).await;
+    stage.gone::<Job>("ends").await;
+    stage.ended("ends", Outcome::NothingRunning).await;
 }
 
 async fn a_protected_namespace_is_not_deleted(stage: Stage) {

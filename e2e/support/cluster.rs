@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use k8s_openapi::api::core::v1::Node;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tokio::process::Command;
 
@@ -67,6 +67,16 @@ impl Cluster {
     pub async fn client_as(&self, user: Option<&str>) -> Result<Client, String> {
         let mut config = self.config().await?;
         config.auth_info.impersonate = user.map(str::to_owned);
+        Client::try_from(config).map_err(|e| e.to_string())
+    }
+
+    /// A client that has nothing but this token.
+    pub async fn client_with(&self, token: String) -> Result<Client, String> {
+        let mut config = self.config().await?;
+        config.auth_info = AuthInfo {
+            token: Some(token.into()),
+            ..AuthInfo::default()
+        };
         Client::try_from(config).map_err(|e| e.to_string())
     }
 

@@ -17,4 +17,5 @@ pub mod report;
 pub mod runner;
 pub mod seed;
 pub mod stage;
+pub mod thief;
 pub mod wait;

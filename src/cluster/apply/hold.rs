@@ -421,6 +421,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_complete_says_so_while_it_is_deleted() {
+        use std::sync::{Arc, Mutex};
+        let mut world = World::new();
+        world.create_hook(build::hook(NAME).complete());
+        let mut seen = world.observe(NAME).expect("the hook is there");
+        let deployment = build::deployment(NAME).with("/metadata/uid", json!("workload"));
+        let deployment = serde_json::to_value(deployment.0).expect("an object");
+        let object = serde_json::from_value(deployment.clone()).expect("an object");
+        seen.workload = observe::read(crate::api::WorkloadKind::Deployment, object).ok();
+        // Whether the deletion is let pass, and what is asked for.
+        for (passes, wanted) in [
+            (true, &["PATCH", "DELETE", "GET"][..]),
+            (false, &["PATCH", "DELETE", "PATCH"]),
+        ] {
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let told = Arc::clone(&asked);
+            let answer = deployment.clone();
+            let client = testing::answered_by(move |method, _| {
+                told.lock().expect("no panic").push(method.to_string());
+                let refusal = json!({"kind": "Status", "status": "Failure", "code": 422,
+                    "reason": "Invalid", "message": "denied"});
+                match method == Method::DELETE && !passes {
+                    true => (422, refusal),
+                    false => (200, answer.clone()),
+                }
+            });
+            let writer = Writer::for_release(client);
+            let fact = writer.delete_workload(&seen, "workload").await;
+            assert_eq!(fact.is_ok(), passes, "{fact:?}");
+            assert_eq!(*asked.lock().expect("no panic"), wanted);
+        }
+    }
+
+    #[tokio::test]
     async fn a_guard_that_is_refused_is_not_one_that_is_not_needed() {
         let mut world = World::new();
         world.create_hook(build::hook(NAME).shutdown());
