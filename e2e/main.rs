@@ -15,6 +15,7 @@ mod certificate;
 mod clients;
 mod complete;
 mod crash;
+mod crowd;
 mod deadline;
 mod endpoint;
 mod fields;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         keys::stories(),
         crash::stories(),
         undo::stories(),
+        crowd::stories(),
         // Last: the operator has been taken away in it, with everything.
         release_all::stories(),
     ];

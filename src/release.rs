@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::api::{DependentKind, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::apply::Writer;
+use crate::cluster::observe::Canaries;
 use crate::cluster::role::Role;
 use crate::cluster::{self, connect, observe, remains};
 use crate::decide::seen::{Dependent, controller_of, has_finalizer};
@@ -116,7 +117,7 @@ async fn each<T>(
 /// Everything one guard stands for; whether nothing is left of it but the guard.
 async fn release(writer: &Writer, guard: &HookGuard) -> Result<bool, ReleaseError> {
     for _ in 0..LOOKS {
-        let remains = remains::look(&writer.client, guard).await?;
+        let remains = remains::look(&writer.client, guard, Canaries::Of(&[])).await?;
         let effects = farewell::decide(&remains, jiff::Timestamp::now()).effects;
         if effects.is_empty() || effects == [Effect::DeleteGuard] {
             return Ok(true);
@@ -156,7 +157,7 @@ async fn wait_for_pods(
     until: Instant,
 ) -> Result<(), ReleaseError> {
     use kube::runtime::wait::await_condition;
-    let remains = remains::look(&writer.client, guard).await?;
+    let remains = remains::look(&writer.client, guard, Canaries::Of(&[])).await?;
     let api: Api<Pod> = Api::namespaced(writer.client.clone(), &guard.spec.hook.namespace);
     let stamped = remains
         .pods

@@ -153,6 +153,24 @@ impl Operator {
         true
     }
 
+    /// Memory of the process in one of its pods, where that can be reached.
+    pub fn memory(&self, pod: &Pod) -> Option<Memory> {
+        let process = process_of(&pod.uid()?)?;
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let of = |field: &str| -> Option<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+            let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+            Some(kibibytes / 1024)
+        };
+        let container = pod.spec.as_ref()?.containers.first()?;
+        let limits = container.resources.as_ref()?.limits.as_ref()?;
+        Some(Memory {
+            resident: of("VmRSS:")?,
+            peak: of("VmHWM:")?,
+            limit: limits.get("memory")?.0.strip_suffix("Mi")?.parse().ok()?,
+        })
+    }
+
     /// Where the process cannot be reached, the pod is deleted by force, which comes closest.
     async fn kill_pod(&self, pod: &Pod) {
         if !self.signal(pod, "KILL") {
@@ -224,6 +242,17 @@ impl Operator {
     fn deployments(&self) -> Api<Deployment> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
+}
+
+/// Memory of a process, in MiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// What it has now.
+    pub resident: u64,
+    /// The most it ever had.
+    pub peak: u64,
+    /// What it may have.
+    pub limit: u64,
 }
 
 /// The operator's process in the pod, if it runs on this machine: its control group names the pod.

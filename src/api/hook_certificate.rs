@@ -121,6 +121,16 @@ pub struct HookCertificateStatus {
     /// Value of `hooks.krake.dev/renew` that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewed_for: Option<String>,
+    /// How often in a row what is asked for was refused. Each time the wait before the next attempt
+    /// doubles, up to an hour; a change of the spec is tried at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_attempts: Option<i64>,
+    /// When it was refused last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure_time: Option<Time>,
+    /// What was refused, as a hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_order: Option<String>,
 }
 
 /// A Secret as last written.

@@ -141,6 +141,11 @@ pub fn callback_path(namespace: &str, hook: &str, kind: crate::api::HookKind) ->
     )
 }
 
+/// Whether a label or an annotation is one of those that this operator writes or reads.
+pub fn is_ours(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(by, _)| by == GROUP) || name == MANAGED_BY_LABEL
+}
+
 fn short(uid: &str) -> String {
     uid.chars()
         .filter(char::is_ascii_hexdigit)

@@ -24,11 +24,13 @@ pub struct Addresses {
     pub nodes: Store<Node>,
     /// EndpointSlices of the API server.
     pub endpoint_slices: Store<EndpointSlice>,
+    /// The Service of the API server.
+    pub services: Store<Service>,
 }
 
 impl Addresses {
     /// All of them, as known now.
-    pub fn never_called(&self, services: &Store<Service>) -> BTreeSet<IpAddr> {
+    pub fn never_called(&self) -> BTreeSet<IpAddr> {
         let mut all = self.api_servers.clone();
         for node in self.nodes.state() {
             all.extend(of_node(&node));
@@ -37,7 +39,7 @@ impl Addresses {
             all.extend(of_slice(&slice));
         }
         let kubernetes = ObjectRef::new(KUBERNETES).within(NAMESPACE);
-        if let Some(service) = services.get(&kubernetes) {
+        if let Some(service) = self.services.get(&kubernetes) {
             all.extend(of_service(&service));
         }
         all
@@ -149,8 +151,9 @@ mod tests {
             api_servers: address("[fd00::9]").into_iter().collect(),
             nodes,
             endpoint_slices,
+            services,
         };
-        let found = addresses.never_called(&services);
+        let found = addresses.never_called();
         let expected = [
             "10.96.0.1",
             "192.0.2.1",

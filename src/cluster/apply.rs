@@ -10,6 +10,7 @@ mod record;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
@@ -24,6 +25,7 @@ pub use record::Regarding;
 use super::fence::Fence;
 use super::{Act, Error, objects};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
+use crate::decide::entries::Entries;
 use crate::decide::pods::guard_uid;
 use crate::decide::{Effect, Fact, Seen};
 use crate::pki::Ring;
@@ -73,10 +75,11 @@ impl Writer {
             Effect::CreateGuard => self.create_guard(seen).await,
             Effect::ApplyConfigMap(entries) => {
                 let object = objects::config_map(seen, &guard(seen), &json!(entries));
-                let applied = self
+                let applied: ConfigMap = self
                     .applied(seen, names::CONTROLLER_MANAGER, &object)
                     .await?;
-                Ok(Fact::ConfigMap(Box::new(applied)))
+                let data = applied.data.unwrap_or_default();
+                Ok(Fact::ConfigMap(Entries::of(&data)))
             }
             Effect::WriteToken {
                 workload_uid,

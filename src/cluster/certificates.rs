@@ -13,6 +13,7 @@ use kube::{Client, Resource};
 use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::json;
 use thiserror::Error as ThisError;
+use tokio::sync::Semaphore;
 
 use super::fence::Fence;
 use super::secrets::{self, Recorded, SecretError, SecretOrder};
@@ -22,7 +23,7 @@ use crate::api::hook_certificate::IssuedSecret;
 use crate::api::{HookCertificate, HookCertificateStatus, KrakeHook, names};
 use crate::decide::certificate::{Issuance, IssueOrder, Outcome};
 use crate::decide::seen::Notice;
-use crate::pki::{Authority, IssueError, Issued, SecretData};
+use crate::pki::{Authority, IssueError, Issued, KeyAlgorithm, SecretData};
 
 /// What is needed to write.
 #[derive(Clone)]
@@ -33,6 +34,8 @@ pub struct CertificateWriter {
     pub fence: Fence,
     /// Makes Events.
     pub recorder: Recorder,
+    /// A place for each RSA key that is made at a time.
+    pub rsa: Arc<Semaphore>,
 }
 
 /// Why a certificate is not in its Secret, or not in its status.
@@ -41,6 +44,9 @@ pub enum CertificateError {
     /// The authority does not sign it.
     #[error("issue a certificate: {0}")]
     Issue(#[from] IssueError),
+    /// Others' keys are being made.
+    #[error("issue a certificate: another RSA key is being made, and they are made one at a time")]
+    Busy,
     /// The thread that made it ended.
     #[error("issue a certificate: the task ended: {0}")]
     Ended(#[from] tokio::task::JoinError),
@@ -58,13 +64,14 @@ impl CertificateError {
         match self {
             Self::Issue(_) => Class::User,
             Self::Ended(_) => Class::Bug,
+            Self::Busy => Class::Conflict,
             Self::Secret(error) => error.class(),
             Self::Server(error) => error.class(),
         }
     }
 
     /// What the status says of it; `None` while it may pass by itself.
-    pub fn outcome(&self) -> Option<Outcome> {
+    pub fn outcome(&self, order: &str) -> Option<Outcome> {
         let reason = match (self, self.class()) {
             (Self::Secret(SecretError::Taken { .. }), _) => Reason::SecretConflict,
             (
@@ -76,13 +83,14 @@ impl CertificateError {
         };
         let way_out = match reason {
             Reason::SecretConflict => {
-                ". Choose another spec.secretName, or delete or rename that Secret"
+                ". Choose another spec.secretName; or delete or rename that Secret, and annotate this HookCertificate with hooks.krake.dev/renew, any new value, to have it tried at once"
             }
             _ => "",
         };
         Some(Outcome::Refused {
             reason,
             message: format!("{self}{way_out}"),
+            order: Some(order.to_owned()),
         })
     }
 }
@@ -96,22 +104,31 @@ impl CertificateWriter {
         authority: Arc<Authority>,
         now: Timestamp,
     ) -> Result<Issuance, CertificateError> {
-        let leaf = order.leaf.clone();
-        // An RSA key takes a good part of a second.
-        let making =
-            tokio::task::spawn_blocking(move || authority.issue_client(&leaf, now, rand::random()));
-        let issued = making.await??;
-        let secret = SecretOrder {
+        let mut secret = SecretOrder {
             namespace,
             name: &order.secret_name,
             owner_label: &order.owner_label,
             owner: order.owner.clone(),
-            data: entries(&issued),
+            data: SecretData::new(),
             recorded: order.recorded.as_ref().map(|secret| Recorded {
                 uid: secret.uid.clone(),
                 resource_version: secret.resource_version.clone(),
             }),
         };
+        let leaf = order.leaf.clone();
+        // Its key takes a good part of a second of a processor, which is not spent for a Secret that
+        // cannot be written; and whoever would have to wait for others' lets the next one go on.
+        let _place = if leaf.algorithm == KeyAlgorithm::Rsa2048 {
+            secrets::may_write(&self.client, &secret, &self.fence).await?;
+            let place = Arc::clone(&self.rsa).try_acquire_owned();
+            Some(place.map_err(|_| CertificateError::Busy)?)
+        } else {
+            None
+        };
+        let making =
+            tokio::task::spawn_blocking(move || authority.issue_client(&leaf, now, rand::random()));
+        let issued = making.await??;
+        secret.data = entries(&issued);
         let written = secrets::write(&self.client, secret, &self.fence).await?;
         Ok(Issuance {
             cause: order.cause,

@@ -8,6 +8,7 @@ use kube::{Client, Config};
 use thiserror::Error;
 
 use super::addresses::address;
+use super::pages;
 
 /// How long any one call may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -67,11 +68,12 @@ pub async fn connect() -> Result<(Clients, String), ConnectError> {
     let by_url = config.cluster_url.host().map(ToOwned::to_owned);
     let api_servers = [in_cluster, by_url].into_iter().flatten();
     let api_servers = api_servers.filter_map(|host| address(&host)).collect();
-    let watches = client(config.clone())?;
+    let turns = pages::turns();
+    let watches = pages::in_turn(&client(config.clone())?, &turns);
     config.read_timeout = Some(ANSWER_WITHIN);
     config.reset_reader_on_write = true;
     config.write_timeout = Some(ANSWER_WITHIN);
-    let calls = client(config)?;
+    let calls = pages::in_turn(&client(config)?, &turns);
     let version = calls.apiserver_version().await;
     let version = version.map_err(|source| ConnectError::Unreachable { server, source })?;
     let clients = Clients {

@@ -17,10 +17,12 @@ pub mod lease;
 pub mod objects;
 pub mod observe;
 pub mod own_secrets;
+pub mod pages;
 pub mod remains;
 pub mod ring;
 pub mod role;
 pub mod secrets;
+pub mod slim;
 pub mod strays;
 pub mod term;
 

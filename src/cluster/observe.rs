@@ -11,12 +11,12 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
-use kube::core::{ApiResource, DynamicObject, GroupVersion, PartialObjectMeta};
+use kube::core::{ApiResource, DynamicObject, GroupVersion};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
 use super::addresses::{Addresses, is_out_of_service};
-use super::{Act, Error};
+use super::{Act, Error, pages, slim};
 use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::decide::bare;
 use crate::decide::pods::{has_ours, is_finished};
@@ -34,21 +34,19 @@ pub struct Caches {
     /// All hooks.
     pub hooks: Store<KrakeHook>,
     /// ReplicaSets with a hook's label.
-    pub replica_sets: Store<PartialObjectMeta<ReplicaSet>>,
+    pub replica_sets: Store<slim::Metadata<ReplicaSet>>,
     /// Pods with a hook's label.
-    pub pods: Store<Pod>,
+    pub pods: Store<slim::Pod>,
     /// ConfigMaps that are ours.
-    pub config_maps: Store<ConfigMap>,
+    pub config_maps: Store<slim::ConfigMap>,
     /// All certificates.
     pub certificates: Store<HookCertificate>,
     /// All guards.
     pub guards: Store<HookGuard>,
-    /// All Services.
-    pub services: Store<Service>,
     /// What is never called.
     pub addresses: Addresses,
     /// All namespaces.
-    pub namespaces: Store<PartialObjectMeta<Namespace>>,
+    pub namespaces: Store<slim::Metadata<Namespace>>,
 }
 
 /// Everything a decision about this hook is made from.
@@ -76,7 +74,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
             .pods
             .state_filter(|pod| labelled(&pod.metadata))
             .iter()
-            .map(|pod| pod.as_ref().clone())
+            .map(|pod| pod.whole())
             .collect(),
         looked_live: false,
         lost_nodes: Vec::new(),
@@ -87,7 +85,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         config_map: caches
             .config_maps
             .get(&ObjectRef::new(&object).within(&namespace))
-            .map(|config_map| config_map.as_ref().clone()),
+            .map(|config_map| config_map.entries.clone().unwrap_or_default()),
         certificate: caches
             .certificates
             .get(&ObjectRef::new(&object).within(&namespace))
@@ -100,14 +98,9 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
                     && label(&c.metadata, names::CANARY_LABEL) == Some(&uid)
             })
             .iter()
-            .map(|canary| canary.as_ref().clone())
+            .map(|canary| canary.bare())
             .collect(),
-        service: service_name(hook).and_then(|service| {
-            let service = caches
-                .services
-                .get(&ObjectRef::new(service).within(&namespace))?;
-            Some(service.as_ref().clone())
-        }),
+        service: None,
         callable: Vec::new(),
         namespace_terminating: caches
             .namespaces
@@ -123,7 +116,10 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         rejections: Vec::new(),
         hook: hook.clone(),
     };
-    seen.workload = workload(client, seen.kind(), &namespace, &hook.spec.workload.name).await?;
+    (seen.workload, seen.service) = futures::try_join!(
+        workload(client, seen.kind(), &namespace, &hook.spec.workload.name),
+        service(client, hook),
+    )?;
     let guarded = |meta: &ObjectMeta| {
         let guard = seen.guard.as_ref().and_then(|g| g.metadata.uid.as_deref());
         guard.is_some_and(|guard| is_owned_by(meta, guard))
@@ -138,7 +134,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
     };
     if deciding {
         look_live(client, &caches.addresses, &mut seen).await?;
-        seen.never_called = caches.addresses.never_called(&caches.services);
+        seen.never_called = caches.addresses.never_called();
     } else {
         add_bare(client, &mut seen, None).await?;
     }
@@ -236,38 +232,78 @@ pub async fn replica_sets(
     namespace: &str,
     labels: &str,
 ) -> Result<Vec<ObjectMeta>, Error> {
-    let api: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
-    let found = api
-        .list_metadata(&ListParams::default().labels(labels))
+    let api: Api<slim::Metadata<ReplicaSet>> = Api::namespaced(client.clone(), namespace);
+    let found = pages::all(&api, ListParams::default().labels(labels))
         .await
         .map_err(Error::of(Act::List, format!("ReplicaSets in {namespace}")))?;
-    Ok(found.items.into_iter().map(|set| set.metadata).collect())
+    Ok(found.into_iter().map(|set| set.metadata).collect())
 }
 
 /// Pods, live, that match a label selector.
 pub async fn pods(client: &Client, namespace: &str, labels: &str) -> Result<Vec<Pod>, Error> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let found = api
-        .list(&ListParams::default().labels(labels))
+    let api: Api<slim::Pod> = Api::namespaced(client.clone(), namespace);
+    let found = pages::all(&api, ListParams::default().labels(labels))
         .await
         .map_err(Error::of(Act::List, format!("pods in {namespace}")))?;
-    Ok(found.items)
+    Ok(found.iter().map(slim::Pod::whole).collect())
 }
 
-/// Canaries of a hook, live: told by finalizer and name, because labels can be taken off.
+/// The Service that a hook names, live: nobody needs to remember all that there are.
+async fn service(client: &Client, hook: &KrakeHook) -> Result<Option<Service>, Error> {
+    let Some(name) = service_name(hook) else {
+        return Ok(None);
+    };
+    let namespace = hook.metadata.namespace.as_deref().unwrap_or_default();
+    let api: Api<slim::Service> = Api::namespaced(client.clone(), namespace);
+    let found = api
+        .get_opt(name)
+        .await
+        .map_err(Error::of(Act::Get, format!("Service {namespace}/{name}")))?;
+    Ok(found.map(slim::Service::whole))
+}
+
+/// Where canaries of a hook are looked for, live.
+#[derive(Clone, Copy, Debug)]
+pub enum Canaries<'a> {
+    /// By their label, and by their names for the workloads of these uids: labels can be taken off.
+    Of(&'a [&'a str]),
+    /// In all ConfigMaps of the namespace, for nobody knows any more which workloads there were.
+    Everywhere,
+}
+
+/// Canaries of a hook, live.
 pub async fn canaries(
     client: &Client,
     namespace: &str,
-    hook: &str,
-    hook_uid: &str,
+    (hook, hook_uid): (&str, &str),
+    among: Canaries<'_>,
 ) -> Result<Vec<ConfigMap>, Error> {
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let found = api
-        .list_metadata(&ListParams::default())
-        .await
-        .map_err(Error::of(Act::List, format!("ConfigMaps in {namespace}")))?;
+    let api: Api<slim::Metadata<ConfigMap>> = Api::namespaced(client.clone(), namespace);
+    let listing = |source| Error::of(Act::List, format!("ConfigMaps in {namespace}"))(source);
+    let params = ListParams::default();
+    let found = match among {
+        Canaries::Everywhere => pages::all(&api, params).await.map_err(listing)?,
+        Canaries::Of(workloads) => {
+            let labels = format!("{}={hook_uid}", names::CANARY_LABEL);
+            let labelled = pages::all(&api, params.labels(&labels));
+            let names: BTreeSet<_> = workloads
+                .iter()
+                .map(|uid| names::canary(hook, uid))
+                .collect();
+            let named = names.iter().map(|name| api.get_opt(name));
+            let (mut found, named) =
+                futures::try_join!(labelled, futures::future::try_join_all(named))
+                    .map_err(listing)?;
+            for canary in named.into_iter().flatten() {
+                let is_it = |known: &slim::Metadata<_>| known.metadata.uid == canary.metadata.uid;
+                if !found.iter().any(is_it) {
+                    found.push(canary);
+                }
+            }
+            found
+        }
+    };
     Ok(found
-        .items
         .into_iter()
         .map(|item| item.metadata)
         .filter(|meta| is_canary(meta, hook, hook_uid))
@@ -316,6 +352,13 @@ async fn look_live(client: &Client, addresses: &Addresses, seen: &mut Seen) -> R
         .map(|call_out| selector(&call_out.selector))
         .filter(|selector| !selector.is_empty());
     let labels = hook_selector(&hook);
+    let status = seen.hook.status.as_ref();
+    let remembered = status.and_then(|status| Some(status.workload.as_ref()?.uid.as_str()));
+    let present = seen
+        .workload
+        .as_ref()
+        .and_then(|w| w.metadata.uid.as_deref());
+    let workloads: Vec<&str> = remembered.into_iter().chain(present).collect();
     // A removal goes on after this: what is known to be needed is asked for at once.
     let bare = async {
         match &seen.workload {
@@ -338,7 +381,7 @@ async fn look_live(client: &Client, addresses: &Addresses, seen: &mut Seen) -> R
         replica_sets(client, &namespace, &labels),
         bare,
         pods(client, &namespace, &labels),
-        canaries(client, &namespace, &hook, &uid),
+        canaries(client, &namespace, (&hook, &uid), Canaries::Of(&workloads)),
         async {
             match &behind_the_service {
                 Some(selector) => pods(client, &namespace, selector).await,
@@ -426,6 +469,7 @@ mod tests {
     use crate::testing::build::{self, NAME};
     use kube::runtime::{reflector, watcher};
     use serde_json::{Value, json};
+    use std::sync::{Arc, Mutex};
 
     /// A server that has the Deployment and the guard, and caches that have heard of neither.
     async fn seen(deleted: Option<&str>) -> Seen {
@@ -502,5 +546,34 @@ mod tests {
         assert_eq!(guard_of(deleted).as_deref(), Some("guard"));
         // Without a removal it is made, or found, before anything depends on it.
         assert_eq!(guard_of(seen(None).await), None);
+    }
+
+    /// However many ConfigMaps a tenant has, a look asks for the canaries of this hook alone.
+    #[tokio::test]
+    async fn canaries_are_asked_for_by_label_and_by_name() {
+        const WORKLOAD: &str = "0f3a9c1e-77aa-4c0f-9b1a-2f6d1e7c8b90";
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let canary = names::canary("app", WORKLOAD);
+        let name = canary.clone();
+        let client = testing::answered_by(move |_, path| {
+            let path = path.to_owned();
+            let is_it = path.ends_with(&name);
+            log.lock().unwrap().push(path);
+            let canary = json!({"metadata": {"name": name, "uid": "c",
+                "finalizers": [names::CANARY_FINALIZER]}});
+            match is_it {
+                true => (200, canary),
+                false => (200, json!({"metadata": {}, "items": []})),
+            }
+        });
+        let of = ("app", "hook");
+        let found = canaries(&client, "ml", of, Canaries::Of(&[WORKLOAD])).await;
+        let found: Vec<_> = found.unwrap().into_iter().map(|c| c.name_any()).collect();
+        assert_eq!(found, [canary], "its labels were taken off");
+        let asked = asked.lock().unwrap();
+        let lists: Vec<_> = asked.iter().filter(|path| path.contains('?')).collect();
+        assert_eq!((asked.len(), lists.len()), (2, 1), "{asked:?}");
+        assert!(lists[0].contains("labelSelector="), "{lists:?}");
     }
 }

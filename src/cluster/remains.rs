@@ -4,7 +4,7 @@ use kube::api::Api;
 use kube::{Client, Resource, ResourceExt};
 
 use super::apply::{Regarding, Writer};
-use super::observe::{Caches, canaries, hook_selector, pods, replica_sets, workload};
+use super::observe::{Caches, Canaries, canaries, hook_selector, pods, replica_sets, workload};
 use super::{Act, Error, said};
 use crate::api::{HookGuard, KrakeHook};
 use crate::decide::Effect;
@@ -51,13 +51,17 @@ pub async fn observe(
                 && other.spec.workload.kind == reference.kind
         })
         .is_empty();
-    let mut left = look(client, guard).await?;
+    let mut left = look(client, guard, Canaries::Of(&[])).await?;
     left.workload = left.workload.filter(|_| !taken);
     Ok(Some(left))
 }
 
 /// What there is of the hook this guard stands for, whether the hook lives or not.
-pub async fn look(client: &Client, guard: &HookGuard) -> Result<Remains, Error> {
+pub async fn look(
+    client: &Client,
+    guard: &HookGuard,
+    among: Canaries<'_>,
+) -> Result<Remains, Error> {
     let hook = &guard.spec.hook;
     let namespace = &hook.namespace;
     let labels = hook_selector(&hook.name);
@@ -66,7 +70,7 @@ pub async fn look(client: &Client, guard: &HookGuard) -> Result<Remains, Error> 
         workload(client, kind, namespace, &guard.spec.workload.name),
         replica_sets(client, namespace, &labels),
         pods(client, namespace, &labels),
-        canaries(client, namespace, &hook.name, &hook.uid),
+        canaries(client, namespace, (&hook.name, &hook.uid), among),
     )?;
     Ok(Remains {
         guard: guard.clone(),

@@ -158,19 +158,41 @@ pub async fn write(
     order: SecretOrder<'_>,
     fence: &Fence,
 ) -> Result<Written, SecretError> {
+    let (meta, overwrote_edit) = attempt(client, &order, fence, false).await?;
+    order.written(meta, overwrote_edit)
+}
+
+/// Whether [`write`] would: the same, as dry runs, for what takes long to make. What is to be written
+/// need not be there yet.
+pub async fn may_write(
+    client: &Client,
+    order: &SecretOrder<'_>,
+    fence: &Fence,
+) -> Result<(), SecretError> {
+    attempt(client, order, fence, true).await.map(|_| ())
+}
+
+/// The table above; also whether somebody's edit was overwritten.
+async fn attempt(
+    client: &Client,
+    order: &SecretOrder<'_>,
+    fence: &Fence,
+    dry_run: bool,
+) -> Result<(ObjectMeta, bool), SecretError> {
     if let Some(recorded) = order.recorded.clone()
-        && let Some(written) = update_recorded(client, &order, recorded).await?
+        && let Some(updated) = update_recorded(client, order, recorded, dry_run).await?
     {
-        return Ok(written);
+        return Ok(updated);
     }
-    match create(client, &order).await {
-        Ok(meta) => order.written(meta, false),
+    let secret = order.secret(None, None);
+    match post(client, order.namespace, &secret, dry_run).await {
+        Ok(meta) => Ok((meta, false)),
         Err(error) if is_already_there(&error) => {
             if !fence.stands(client).await? && !planted::is(Bug::SecretOverwritten) {
                 return Err(order.taken(&error));
             }
-            match replace(client, &order, None, None, false).await {
-                Ok(meta) => order.written(meta, false),
+            match replace(client, order, None, None, dry_run).await {
+                Ok(meta) => Ok((meta, false)),
                 Err(error) if is_refused(&error) => Err(order.taken(&error)),
                 Err(source) => Err(order.not_updated(source)),
             }
@@ -296,27 +318,24 @@ async fn update_recorded(
     client: &Client,
     order: &SecretOrder<'_>,
     recorded: Recorded,
-) -> Result<Option<Written>, SecretError> {
+    dry_run: bool,
+) -> Result<Option<(ObjectMeta, bool)>, SecretError> {
     let uid = Some(recorded.uid.as_str());
     let version = Some(recorded.resource_version.as_str());
-    let (answer, edited) = match replace(client, order, uid, version, false).await {
+    let (answer, edited) = match replace(client, order, uid, version, dry_run).await {
         // The server says 409 both for another resourceVersion and for another uid; without a
         // resourceVersion only the uid is left to differ.
         Err(error) if is_code(&error, 409) => {
-            (replace(client, order, uid, None, false).await, true)
+            (replace(client, order, uid, None, dry_run).await, true)
         }
         answer => (answer, false),
     };
     match answer {
-        Ok(meta) => order.written(meta, edited).map(Some),
+        Ok(meta) => Ok(Some((meta, edited))),
         Err(error) if is_code(&error, 404) || is_code(&error, 409) => Ok(None),
         Err(error) if is_refused(&error) => Err(order.taken(&error)),
         Err(source) => Err(order.not_updated(source)),
     }
-}
-
-async fn create(client: &Client, order: &SecretOrder<'_>) -> Result<ObjectMeta, kube::Error> {
-    post(client, order.namespace, &order.secret(None, None), false).await
 }
 
 /// Creates a Secret; only metadata comes back.

@@ -5,10 +5,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Client, Resource};
+use serde_json::json;
 
 use super::apply::{Regarding, Writer};
 use super::observe::workload;
-use super::{Act, Error};
+use super::{Act, Error, pages};
 use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
 use crate::decide::seen::{has_finalizer, is_let_go};
 use crate::decide::{Effect, Workload, strays};
@@ -128,16 +129,21 @@ pub fn hook_of(canary: &ObjectMeta) -> Option<&str> {
 async fn hooks(client: &Client, namespace: &str) -> Result<Vec<DynamicObject>, Error> {
     let resource = ApiResource::erase::<KrakeHook>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let found = api.list(&ListParams::default()).await;
-    let found = found.map_err(Error::of(Act::List, format!("KrakeHooks in {namespace}")))?;
-    Ok(found.items)
+    // What says whom it concerns; the statuses are large.
+    let named = |mut hook: DynamicObject| {
+        let workload = hook.data.pointer("/spec/workload").cloned();
+        hook.data = json!({"spec": {"workload": workload}});
+        hook
+    };
+    let found = pages::map(&api, ListParams::default(), named).await;
+    found.map_err(Error::of(Act::List, format!("KrakeHooks in {namespace}")))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
     use crate::testing;

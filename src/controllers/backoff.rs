@@ -22,9 +22,11 @@ const CONFLICT: Duration = Duration::from_millis(250);
 const NO_LONGER_WOKEN: u32 = 3;
 
 /// Errors in a row, by object.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Backoff<K> {
     failures: Mutex<HashMap<K, Failures>>,
+    /// The longest wait for what stays so until a person acts.
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -36,8 +38,15 @@ struct Failures {
 impl<K: Hash + Eq> Backoff<K> {
     /// Starts with no errors.
     pub fn new() -> Self {
+        Self::up_to(MOST)
+    }
+
+    /// The same, for what costs so much that in the end it is tried only as often as this, while it
+    /// stays so until a person acts.
+    pub fn up_to(patience: Duration) -> Self {
         Self {
-            failures: Mutex::new(HashMap::new()),
+            failures: Mutex::default(),
+            patience,
         }
     }
 
@@ -58,7 +67,9 @@ impl<K: Hash + Eq> Backoff<K> {
                 .saturating_mul(1 << (2 * (count - 1)).min(8))
                 .min(MOST),
             Class::Retry => FIRST.saturating_mul(1 << (count - 1).min(6)).min(MOST),
-            Class::User | Class::Bug => MOST,
+            Class::User | Class::Bug => MOST
+                .saturating_mul(1 << (count - 1).min(16))
+                .min(self.patience),
         };
         failures.until = Instant::now() + wait;
         wait
@@ -168,6 +179,16 @@ mod tests {
         backoff.after("a", Class::Retry);
         backoff.reset(&"a");
         assert_eq!(backoff.pending(&"a"), None, "it went well");
+    }
+
+    #[test]
+    fn what_is_dear_is_tried_ever_less_often_while_a_person_has_to_act() {
+        let backoff = Backoff::up_to(Duration::from_secs(3600));
+        let wait = |class| backoff.after("a", class).as_secs();
+        let waits: Vec<_> = (0..12).map(|_| wait(Class::User)).collect();
+        assert_eq!(waits[..4], [8, 16, 32, 64]);
+        assert_eq!(waits[11], 3600);
+        assert!(wait(Class::Retry) <= MOST.as_secs());
     }
 
     #[test]

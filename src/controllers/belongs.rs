@@ -1,12 +1,13 @@
 //! Which hooks a change of something belongs to.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::ResourceExt;
-use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::core::DynamicObject;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 
 use crate::api::{HookCertificate, KrakeHook, WorkloadKind, names};
+use crate::cluster::slim::{ConfigMap, Metadata};
 use crate::decide::seen::is_let_go;
 
 fn matching(
@@ -47,7 +48,7 @@ pub fn by_departure(
 pub fn by_workload(
     hooks: &Store<KrakeHook>,
     kind: WorkloadKind,
-) -> impl Fn(&PartialObjectMeta<DynamicObject>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+) -> impl Fn(&Metadata<DynamicObject>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
     let hooks = hooks.clone();
     move |workload| {
         matching(&hooks, |hook| {
@@ -60,7 +61,7 @@ pub fn by_workload(
 
 pub fn by_service(
     hooks: &Store<KrakeHook>,
-) -> impl Fn(&Service) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+) -> impl Fn(&Metadata<Service>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
     let hooks = hooks.clone();
     move |service| {
         matching(&hooks, |hook| {
@@ -97,7 +98,7 @@ pub fn by_certificate(
 /// Only a namespace that is on its way out is of interest.
 pub fn by_namespace(
     hooks: &Store<KrakeHook>,
-) -> impl Fn(&PartialObjectMeta<Namespace>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
+) -> impl Fn(&Metadata<Namespace>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
     let hooks = hooks.clone();
     move |namespace| {
         if namespace.metadata.deletion_timestamp.is_none() {

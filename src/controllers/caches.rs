@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use futures::{Stream, StreamExt, TryStreamExt, future};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
-use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::core::DynamicObject;
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource};
@@ -26,6 +26,7 @@ use super::synced::{Synced, Waiter};
 use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
 use crate::cluster::addresses::{self, Addresses};
 use crate::cluster::observe::{self, Caches};
+use crate::cluster::slim::{self, Metadata};
 use crate::metrics::Metrics;
 
 /// What wakes the reconcile of a hook.
@@ -77,11 +78,11 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         config_maps,
         certificates,
         guards,
-        services,
         addresses: Addresses {
             api_servers,
             nodes,
             endpoint_slices,
+            services,
         },
         namespaces,
     };
@@ -93,7 +94,7 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
     let name_kind = tokio::sync::watch::Sender::new(BTreeSet::new());
     let named = name_kind.subscribe();
     let hooks = watch(client, everything(), &caches.hooks, metrics)
-        .modify(slim)
+        .modify(slim::slim)
         .reflect(hook_writer)
         .inspect_ok(move |event| {
             // Nobody listens any more only when the process ends.
@@ -112,6 +113,8 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
             names::MANAGED_BY
         ))
     };
+    let of_the_api_server =
+        || everything().fields(&format!("metadata.name={}", addresses::KUBERNETES));
     let by_label = |meta: &ObjectMeta| {
         let name = meta.labels.as_ref()?.get(names::HOOK_LABEL)?;
         Some(ObjectRef::new(name).within(meta.namespace.as_deref()?))
@@ -134,41 +137,33 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         }),
         touched(
             &mut synced,
-            watcher(
-                Api::<PartialObjectMeta<ReplicaSet>>::all(client.clone()),
-                labelled(),
-            )
-            .modify(slim)
-            .reflect(replica_set_writer),
-            move |set: &PartialObjectMeta<ReplicaSet>| {
-                by_label(&set.metadata).into_iter().collect()
-            },
+            watcher(Api::<Metadata<ReplicaSet>>::all(client.clone()), labelled())
+                .reflect(replica_set_writer),
+            move |set: &Metadata<ReplicaSet>| by_label(&set.metadata).into_iter().collect(),
         ),
         touched(
             &mut synced,
-            watch(client, labelled(), &caches.pods, metrics)
-                .modify(slim)
+            watcher(Api::<slim::Pod>::all(client.clone()), labelled())
+                .modify(slim::Pod::slim)
                 .reflect(pod_writer),
-            move |pod: &Pod| by_label(&pod.metadata).into_iter().collect(),
+            move |pod: &slim::Pod| by_label(&pod.metadata).into_iter().collect(),
         ),
         touched(
             &mut synced,
-            watch(client, ours(), &caches.config_maps, metrics)
-                .modify(slim)
-                .reflect(config_map_writer),
+            watcher(Api::<slim::ConfigMap>::all(client.clone()), ours()).reflect(config_map_writer),
             by_owner_label.clone(),
         ),
         touched(
             &mut synced,
             watch(client, everything(), &caches.certificates, metrics)
-                .modify(slim)
+                .modify(slim::slim)
                 .reflect(certificate_writer),
             by_certificate(&caches.hooks),
         ),
         touched(
             &mut synced,
             watch(client, everything(), &caches.guards, metrics)
-                .modify(slim)
+                .modify(slim::slim)
                 .reflect(guard_writer),
             |guard: &HookGuard| {
                 let hook = &guard.spec.hook;
@@ -177,18 +172,16 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         ),
         touched(
             &mut synced,
-            watch(client, everything(), &caches.services, metrics)
-                .modify(slim)
-                .reflect(service_writer),
+            // Only to be told that one has changed: it is read when it is needed.
+            watcher(Api::<Metadata<Service>>::all(client.clone()), everything()),
             by_service(&caches.hooks),
         ),
         touched(
             &mut synced,
             watcher(
-                Api::<PartialObjectMeta<Namespace>>::all(client.clone()),
+                Api::<Metadata<Namespace>>::all(client.clone()),
                 everything(),
             )
-            .modify(slim)
             .reflect(namespace_writer),
             by_namespace(&caches.hooks),
         ),
@@ -203,13 +196,25 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
             &mut synced,
             watch_in(
                 Api::namespaced(client.clone(), addresses::NAMESPACE),
-                everything().fields(&format!("metadata.name={}", addresses::KUBERNETES)),
+                of_the_api_server(),
                 &caches.addresses.endpoint_slices,
                 metrics,
             )
-            .modify(slim)
+            .modify(slim::slim)
             .reflect(endpoint_slice_writer),
             |_: &EndpointSlice| Vec::new(),
+        ),
+        touched(
+            &mut synced,
+            watch_in(
+                Api::namespaced(client.clone(), addresses::NAMESPACE),
+                of_the_api_server(),
+                &caches.addresses.services,
+                metrics,
+            )
+            .modify(slim::slim)
+            .reflect(service_writer),
+            |_: &Service| Vec::new(),
         ),
         UnboundedReceiverStream::new(heir_rx).boxed(),
     ];
@@ -220,11 +225,6 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         caches,
         changes,
     }
-}
-
-/// Managed fields are most of an object's size, and nothing decided from a cache needs them.
-fn slim<K: Resource>(object: &mut K) {
-    object.meta_mut().managed_fields = None;
 }
 
 /// Changes of one kind as the hooks they belong to.
@@ -251,7 +251,7 @@ fn workloads<F>(
     mut named: tokio::sync::watch::Receiver<BTreeSet<WorkloadKind>>,
 ) -> Triggers
 where
-    F: Fn(&PartialObjectMeta<DynamicObject>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static,
+    F: Fn(&Metadata<DynamicObject>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static,
 {
     let api = Api::all_with(client.clone(), &observe::resource(kind));
     let first = async move { named.wait_for(|named| named.contains(&kind)).await.is_ok() };

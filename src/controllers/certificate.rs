@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::Api;
-use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -25,6 +24,7 @@ use crate::api::condition::Reason;
 use crate::api::{HookCertificate, KrakeHook};
 use crate::cluster::Class;
 use crate::cluster::certificates::{CertificateError, CertificateWriter};
+use crate::cluster::slim::{self, Metadata};
 use crate::config::Config as Configuration;
 use crate::decide::Next;
 use crate::decide::certificate::{
@@ -62,7 +62,7 @@ pub struct Context {
 /// A reconcile's view of the caches.
 struct Look {
     context: Arc<Context>,
-    hooks: Store<PartialObjectMeta<KrakeHook>>,
+    hooks: Store<Metadata<KrakeHook>>,
     synced: Waiter,
 }
 
@@ -88,7 +88,7 @@ impl Context {
             duration_seconds: configuration.certificates.duration_seconds,
             key_algorithm: configuration.certificates.key_algorithm,
             metrics,
-            backoff: Backoff::new(),
+            backoff: Backoff::up_to(Duration::from_secs(3600)),
             written: Mutex::default(),
         }
     }
@@ -103,10 +103,9 @@ pub async fn run(
     let (hooks, writer) = reflector::store();
     let config = everything();
     // Their metadata alone.
-    let hooks_api = Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone());
+    let hooks_api = Api::<Metadata<KrakeHook>>::all(watches.clone());
     let hook_changes = watcher(hooks_api, config.clone())
         .backoff(Reopen::default())
-        .modify(|hook: &mut PartialObjectMeta<KrakeHook>| hook.metadata.managed_fields = None)
         .reflect(writer);
     let mut synced = Synced::new();
     let hook_changes = synced.counting(hook_changes).touched_objects();
@@ -114,6 +113,7 @@ pub async fn run(
     let (store, writer) = reflector::store();
     let certificates = readable::watch(watches, config, &store, &context.metrics)
         .backoff(Reopen::default())
+        .modify(slim::slim)
         .reflect(writer)
         .touched_objects();
     let controller = Controller::for_stream(certificates, store.clone());
@@ -165,7 +165,9 @@ async fn reconcile(
         let issued = context.issue(&object, order, authority).await?;
         let next = context.record(seen, &settings, &issued.outcome).await?;
         if let Some(error) = issued.error {
-            return Err(error);
+            let (class, next) = (error.class(), format!("{next:?}"));
+            context.metrics.reconcile_failed("certificate", class);
+            tracing::warn!(certificate = %object, %error, next, "refused");
         }
         next
     } else {
@@ -239,6 +241,7 @@ impl Context {
         let outcome = Outcome::Refused {
             reason: Reason::Authority(fault.reason),
             message: format!("no certificate authority: {}", fault.message),
+            order: None,
         };
         let seen = CertificateSeen {
             certificate,
@@ -288,7 +291,7 @@ impl Context {
                 })
             }
             Err(error) => {
-                let outcome = error.outcome();
+                let outcome = error.outcome(&order.id);
                 counted(match &outcome {
                     Some(Outcome::Refused {
                         reason: Reason::SecretConflict,
@@ -425,7 +428,7 @@ impl Look {
 /// The certificates that name a hook.
 fn naming(
     certificates: &Store<HookCertificate>,
-    hook: &PartialObjectMeta<KrakeHook>,
+    hook: &Metadata<KrakeHook>,
 ) -> Vec<ObjectRef<HookCertificate>> {
     certificates
         .state_filter(|certificate| {

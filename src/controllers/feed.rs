@@ -68,11 +68,13 @@ impl Feed {
     /// The hook itself, unless this very look would find nothing to do.
     pub fn news(&self, hook: &KrakeHook) -> Option<ObjectRef<KrakeHook>> {
         let object = ObjectRef::from_obj(hook);
-        let mut settled = self.settled();
         if self.hooks.get(&object).is_none() {
-            settled.remove(&object);
+            self.settled().remove(&object);
         }
-        let same = settled.get(&object) == Some(&news::fingerprint(hook));
+        // Only where a look has ended, which is on the leader, is a hook worth its fingerprint; and
+        // nobody waits while it is made.
+        let settled = self.settled().get(&object).copied();
+        let same = settled.is_some_and(|settled| settled == news::fingerprint(hook));
         (!same).then_some(object)
     }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use kube::api::Api;
-use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -19,7 +18,8 @@ use super::readable;
 use super::synced::Waiter;
 use crate::api::{HookGuard, KrakeHook};
 use crate::cluster::apply::Writer;
-use crate::cluster::observe::Caches;
+use crate::cluster::observe::{Caches, Canaries, canaries};
+use crate::cluster::slim::{self, Metadata};
 use crate::cluster::{Class, Error, remains};
 use crate::decide::seen::is_let_go;
 use crate::decide::{Effect, Next, farewell};
@@ -92,7 +92,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let hooks = watcher(
-        Api::<PartialObjectMeta<KrakeHook>>::all(watches.clone()),
+        Api::<Metadata<KrakeHook>>::all(watches.clone()),
         everything(),
     )
     .backoff(Reopen::default());
@@ -100,6 +100,7 @@ pub async fn run(
     let left_alone = left_alone(hooks, store.clone(), context.living.clone());
     let guards = readable::watch(watches, everything(), &store, &context.metrics)
         .backoff(Reopen::default())
+        .modify(slim::slim)
         .reflect(writer)
         .touched_objects();
     Controller::for_stream(guards, store)
@@ -169,12 +170,19 @@ async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Actio
     if context.living.has(&name) {
         return Ok(Action::requeue(RESYNC));
     }
-    let Some(left) = remains::observe(&context.writer.client, &context.caches, &guard).await?
-    else {
+    let client = &context.writer.client;
+    let Some(mut left) = remains::observe(client, &context.caches, &guard).await? else {
         return Ok(Action::requeue(RESYNC));
     };
     let now = Timestamp::now();
-    let decision = farewell::decide(&left, now);
+    let mut decision = farewell::decide(&left, now);
+    let hook = &guard.spec.hook;
+    if decision.effects == [Effect::DeleteGuard] && name == hook.uid {
+        // The last one who knows: canaries whose labels were taken off are looked for once.
+        let of = (hook.name.as_str(), hook.uid.as_str());
+        left.canaries = canaries(client, &hook.namespace, of, Canaries::Everywhere).await?;
+        decision = farewell::decide(&left, now);
+    }
     for effect in &decision.effects {
         if let Err(error) = remains::apply(&context.writer, &left, effect).await {
             if error.class() == Class::User {
@@ -367,5 +375,54 @@ mod tests {
     async fn the_guard_of_a_hook_that_lives_costs_nothing() {
         assert_eq!(calls_of_a_look(&["a"]).await, 0);
         assert!(calls_of_a_look(&["b"]).await > 0);
+    }
+
+    /// Nobody else knows of it any more, and it would keep its namespace for ever.
+    #[tokio::test]
+    async fn a_canary_without_its_labels_is_found_before_its_guard_goes() {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&calls);
+        let client = testing::answered_by(move |method, path| {
+            let call = format!("{method} {}", path.split('?').next().unwrap_or_default());
+            log.lock().unwrap().push(call);
+            let canary = serde_json::json!({"metadata": {"name": "trainer-canary-0f3a9c1e",
+                "namespace": "ml", "uid": "c", "resourceVersion": "1",
+                "finalizers": [names::CANARY_FINALIZER]}});
+            let everywhere = path.contains("/configmaps?") && !path.contains("labelSelector");
+            match (method.as_str(), path) {
+                ("GET", path)
+                    if path.contains("/krakehooks/") || path.contains("/deployments/") =>
+                {
+                    (
+                        404,
+                        serde_json::json!({"kind": "Status", "code": 404, "reason": "NotFound"}),
+                    )
+                }
+                ("GET", _) if everywhere => {
+                    (200, serde_json::json!({"metadata": {}, "items": [canary]}))
+                }
+                ("GET", _) => (200, serde_json::json!({"metadata": {}, "items": []})),
+                _ => (200, canary),
+            }
+        });
+        let context = Context {
+            writer: Writer::for_release(client),
+            caches: testing::caches(),
+            synced: Synced::new().waiter(),
+            metrics: Metrics::new(),
+            backoff: Backoff::new(),
+            looks: Looks::default(),
+            living: Living::default(),
+        };
+        let guard = testing::build::guard("trainer", "a", "guard").guard();
+        reconcile(Arc::new(guard), Arc::new(context)).await.unwrap();
+        let calls = calls.lock().unwrap();
+        let writes: Vec<_> = calls
+            .iter()
+            .filter(|call| !call.starts_with("GET"))
+            .collect();
+        assert!(!writes.is_empty(), "{calls:?}");
+        let of_the_canary = |call: &&String| call.ends_with("/configmaps/trainer-canary-0f3a9c1e");
+        assert!(writes.iter().all(|call| of_the_canary(call)), "{writes:?}");
     }
 }

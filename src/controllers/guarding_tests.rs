@@ -36,7 +36,9 @@ fn caches() -> Caches {
     caches.guards = guards;
     let (pods, mut writer) = reflector::store();
     for pod in [pod("old").owner("HookGuard", "guard"), pod("new")] {
-        writer.apply_watcher_event(&watcher::Event::Apply(pod.pod()));
+        writer.apply_watcher_event(&watcher::Event::Apply(
+            serde_json::from_value(pod.0).expect("a pod"),
+        ));
     }
     caches.pods = pods;
     caches

@@ -25,6 +25,7 @@ use crate::decide::authority::{
     AuthorityEffect, AuthoritySeen, AuthoritySettings, Fault, Kept, Origin, decide,
 };
 use crate::decide::authority_status::taken;
+use crate::decide::entries::Entries;
 use crate::decide::seen::Notice;
 use crate::metrics::Metrics;
 use crate::pki::{Authority, AuthorityValidity, Bundle, Entry, Step};
@@ -361,10 +362,7 @@ impl Context {
             .collect();
         for config_map in self.caches.config_maps.state() {
             let labels = config_map.labels();
-            let bundle = config_map
-                .data
-                .as_ref()
-                .and_then(|d| d.get(names::CA_BUNDLE));
+            let bundle = config_map.entries.as_ref().and_then(Entries::bundle);
             let owner = labels.get(names::OWNER_LABEL);
             if self.is_ending(config_map.metadata.namespace.as_deref()) {
                 continue;

@@ -1,7 +1,6 @@
 //! The keeper against a server of its Secrets, with caches of our own making.
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector;
 use kube::runtime::watcher;
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::HookCertificate;
+use crate::cluster::slim::ConfigMap;
 use crate::controllers::synced::Synced;
 use crate::pki::Succession;
 use crate::testing::own::{NAMESPACE, Server};
@@ -87,7 +87,9 @@ impl Setting {
     fn others_rest(&mut self) {
         let kept = self.kept();
         let config_map = json!({
-            "metadata": {"namespace": "ml", "name": "m", "labels": {names::OWNER_LABEL: HOOK_UID}},
+            "metadata": {"namespace": "ml", "name": "m", "labels": {names::OWNER_LABEL: HOOK_UID},
+                "ownerReferences": [{"apiVersion": "hooks.krake.dev/v1alpha1", "kind": "HookGuard",
+                    "name": HOOK_UID, "uid": "guard"}]},
             "data": {names::CA_BUNDLE: kept.bundle().pem()},
         });
         let config_map = serde_json::from_value(config_map).unwrap();

@@ -253,10 +253,9 @@ impl Context {
 /// Pods that live and hold a token of another key than this one.
 fn holders(caches: &Caches, current: &str) -> Vec<String> {
     let pods = caches.pods.state();
-    let pods = pods.iter().filter(|pod| {
-        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-        !matches!(phase, Some("Succeeded" | "Failed"))
-    });
+    let pods = pods
+        .iter()
+        .filter(|pod| !matches!(pod.phase(), Some("Succeeded" | "Failed")));
     let holders = pods.filter(|pod| {
         let token = token_of(&caches.hooks, pod.as_ref());
         // One whose hook is gone, or has never had a token, holds none that is good for anything.

@@ -1,6 +1,5 @@
 use std::sync::{Arc, Mutex};
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::Recorder;
 use kube::runtime::{reflector, watcher};
 use secrecy::ExposeSecret;
@@ -9,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::cluster::ring::load_or_create_ring;
+use crate::cluster::slim::Pod;
 use crate::controllers::synced::Synced;
 use crate::testing;
 use crate::testing::own::{NAMESPACE, Server};

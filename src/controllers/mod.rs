@@ -25,10 +25,14 @@ pub mod synced;
 
 use kube::runtime::watcher;
 
+use crate::cluster::pages;
+
 /// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
 const WATCH_SECONDS: u32 = 120;
 
 /// A watch of everything of a kind.
-fn everything() -> watcher::Config {
-    watcher::Config::default().timeout(WATCH_SECONDS)
+pub(crate) fn everything() -> watcher::Config {
+    watcher::Config::default()
+        .timeout(WATCH_SECONDS)
+        .page_size(pages::PAGE)
 }

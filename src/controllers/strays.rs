@@ -8,7 +8,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
-use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::core::DynamicObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use tokio::time::Instant;
@@ -19,8 +19,9 @@ use super::synced::Waiter;
 use crate::api::{WorkloadKind, names};
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::{Caches, resource};
+use crate::cluster::slim::{self, Metadata};
 use crate::cluster::strays::{Look, hook_of, release_workload, remove_canary};
-use crate::cluster::{Act, Class, Error};
+use crate::cluster::{Act, Class, Error, pages};
 use crate::decide::seen::{has_finalizer, is_let_go};
 use crate::decide::strays::grace;
 use crate::metrics::Metrics;
@@ -105,13 +106,7 @@ fn carrying() -> impl Iterator<Item = WorkloadKind> {
 fn changes(
     client: &Client,
     kind: WorkloadKind,
-) -> futures::stream::BoxStream<
-    'static,
-    (
-        WorkloadKind,
-        watcher::Event<PartialObjectMeta<DynamicObject>>,
-    ),
-> {
+) -> futures::stream::BoxStream<'static, (WorkloadKind, watcher::Event<Metadata<DynamicObject>>)> {
     let config = match is_labelled(kind) {
         true => everything().labels(names::HOOK_LABEL),
         false => everything(),
@@ -132,11 +127,7 @@ fn is_labelled(kind: WorkloadKind) -> bool {
 }
 
 impl Carriers {
-    fn hear(
-        &mut self,
-        kind: WorkloadKind,
-        event: watcher::Event<PartialObjectMeta<DynamicObject>>,
-    ) {
+    fn hear(&mut self, kind: WorkloadKind, event: watcher::Event<Metadata<DynamicObject>>) {
         match event {
             watcher::Event::Apply(found) | watcher::Event::InitApply(found) => {
                 self.note(
@@ -223,7 +214,7 @@ impl Context {
                     release_workload(&self.writer, *kind, namespace, name).await
                 }
                 Object::Canary(..) => match self.canary(&object) {
-                    Some(canary) => remove_canary(&self.writer, &canary).await,
+                    Some(canary) => remove_canary(&self.writer, &canary.bare()).await,
                     None => Ok(Look::Clean),
                 },
             };
@@ -265,16 +256,16 @@ impl Context {
     async fn search_in(&self, namespace: &str, carriers: &mut Carriers) -> Result<(), Error> {
         let listing = |plural: &str| Error::of(Act::List, format!("{plural} in {namespace}"));
         for kind in carrying().filter(|kind| is_labelled(*kind)) {
-            let api: Api<DynamicObject> =
+            let api: Api<Metadata<DynamicObject>> =
                 Api::namespaced_with(self.writer.client.clone(), namespace, &resource(kind));
-            let found = api.list_metadata(&ListParams::default()).await;
+            let found = pages::all(&api, ListParams::default()).await;
             for found in found.map_err(listing(kind.traits().plural))? {
                 let object = of_workload(kind, &found.metadata);
                 carriers.note(object, &found.metadata, names::SHUTDOWN_FINALIZER);
             }
         }
-        let maps: Api<ConfigMap> = Api::namespaced(self.writer.client.clone(), namespace);
-        let found = maps.list_metadata(&ListParams::default()).await;
+        let maps: Api<Metadata<ConfigMap>> = Api::namespaced(self.writer.client.clone(), namespace);
+        let found = pages::all(&maps, ListParams::default()).await;
         for found in found.map_err(listing("ConfigMaps"))? {
             let metadata = found.metadata;
             let unlabelled = hook_of(&metadata).is_none();
@@ -328,7 +319,7 @@ impl Context {
         of_hooks.chain(of_guards).collect()
     }
 
-    fn canary(&self, object: &Object) -> Option<std::sync::Arc<ConfigMap>> {
+    fn canary(&self, object: &Object) -> Option<std::sync::Arc<slim::ConfigMap>> {
         let Object::Canary(namespace, name) = object else {
             return None;
         };
@@ -365,12 +356,8 @@ mod tests {
     use super::*;
     use crate::testing::build::{self, Build, NAME};
 
-    fn change(workload: Build) -> watcher::Event<PartialObjectMeta<DynamicObject>> {
-        watcher::Event::Apply(PartialObjectMeta {
-            types: None,
-            metadata: workload.meta(),
-            _phantom: std::marker::PhantomData,
-        })
+    fn change(workload: Build) -> watcher::Event<Metadata<DynamicObject>> {
+        watcher::Event::Apply(Metadata::of(workload.meta()))
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,8 @@
 //! | it is not valid yet, by this clock | NotYetValid |
 //! | its renewal time has come | RenewalTime |
 //!
+//! What was refused waits before it is tried again, see [`attempts`].
+//!
 //! A certificate that the operator made for a hook is never issued for another hook of the same
 //! name: the hook it is for stands in its owner, the `HookGuard` named by the hook's uid. A hook that
 //! is being deleted still gets its certificate renewed: its hold may last.
@@ -22,7 +24,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
+use super::attempts;
 use super::seen::{Next, Notice, annotation};
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::hook_certificate::IssuedSecret;
@@ -64,6 +69,8 @@ pub enum Outcome {
         reason: Reason,
         /// Why, and what to do.
         message: String,
+        /// Which order it was; none without an authority, which is looked for anew at once.
+        order: Option<String>,
     },
 }
 
@@ -116,6 +123,8 @@ pub enum Cause {
 /// A certificate to be issued, and the Secret to put it into.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IssueOrder {
+    /// Equal for two that would be refused alike.
+    pub id: String,
     /// Why.
     pub cause: Cause,
     /// Generation of the spec.
@@ -186,13 +195,24 @@ pub fn decide(
     let status = seen.certificate.status.clone().unwrap_or_default();
     match (seen.outcome, subject.hook_uid(seen.hook_uid)) {
         (Some(Outcome::Issued(issuance)), _) => recorded(seen, &status, issuance, now, jitter),
-        (Some(Outcome::Refused { reason, message }), hook_uid) => {
-            refused(seen, &status, hook_uid, (*reason, message), now)
+        (
+            Some(Outcome::Refused {
+                reason,
+                message,
+                order,
+            }),
+            hook_uid,
+        ) => {
+            let refusal = (*reason, message.as_str(), order.as_deref());
+            refused(seen, &status, hook_uid, refusal, now)
         }
         (None, None) => no_hook(seen, &subject, &status, now),
         (None, Some(hook_uid)) => match due(seen, &subject, &status, hook_uid, settings, now) {
             Some(cause) => {
-                let order = order(seen, &subject, &status, hook_uid, settings, cause);
+                let order = order(seen, &subject, &status, hook_uid, settings, (cause, now));
+                if let Some(until) = attempts::until(&status, &order.id, now) {
+                    return only(Vec::new(), Next::At(until));
+                }
                 let issue = CertificateEffect::Issue(Box::new(order));
                 only(vec![issue], Next::AwaitChange)
             }
@@ -305,7 +325,7 @@ fn order(
     status: &HookCertificateStatus,
     hook_uid: &str,
     settings: &CertificateSettings,
-    cause: Cause,
+    (cause, now): (Cause, Timestamp),
 ) -> IssueOrder {
     let certificate = seen.certificate;
     let spec = &certificate.spec;
@@ -330,10 +350,19 @@ fn order(
     let secret_name = subject.secret_name(certificate);
     let key = spec.private_key.as_ref().and_then(|key| key.algorithm);
     let meta = &certificate.metadata;
+    let asked = annotation(meta, names::RENEW_ANNOTATION);
+    let expired = status.not_after.as_ref().is_some_and(|end| end.0 <= now);
     IssueOrder {
+        id: id(&json!([
+            meta.generation,
+            asked,
+            hook_uid,
+            settings.authority,
+            expired
+        ])),
         cause,
         generation: meta.generation,
-        renewed_for: annotation(meta, names::RENEW_ANNOTATION).map(ToOwned::to_owned),
+        renewed_for: asked.map(ToOwned::to_owned),
         leaf: ClientLeaf {
             user: settings.user.clone(),
             uris,
@@ -387,6 +416,9 @@ fn recorded(
         issuer_name: Some(issuance.issuer_name.clone()),
         hook_uid: Some(issuance.hook_uid.clone()),
         renewed_for: issuance.renewed_for.clone(),
+        failed_attempts: None,
+        last_failure_time: None,
+        failed_order: None,
     };
     let mut effects = vec![
         CertificateEffect::WriteStatus(Box::new(new)),
@@ -408,7 +440,7 @@ fn refused(
     seen: &CertificateSeen<'_>,
     status: &HookCertificateStatus,
     hook_uid: Option<&str>,
-    (reason, message): (Reason, &str),
+    (reason, message, order): (Reason, &str, Option<&str>),
     now: Timestamp,
 ) -> CertificateDecision {
     let ours = Subject::of(seen.certificate).secret_name(seen.certificate);
@@ -432,7 +464,14 @@ fn refused(
     let known = condition::find(&status.conditions, ConditionType::Issuing);
     let told = known.is_some_and(|c| c.reason == reason.as_str() && c.message == message);
     let findings = [ready, issuing];
-    let mut effects = write_if_changed(status, conditions(seen, status, &findings, now));
+    let mut new = status.clone();
+    new.conditions = conditions(seen, status, &findings, now);
+    let mut next = Next::AwaitChange;
+    if let Some(order) = order {
+        attempts::note(&mut new, order, now);
+        next = attempts::until(&new, order, now).map_or(next, Next::At);
+    }
+    let mut effects = write_if_changed(status, new);
     if !told {
         let word = match reason {
             Reason::SecretConflict => "SecretConflict",
@@ -441,7 +480,7 @@ fn refused(
         };
         effects.push(notice(true, word, message.to_owned()));
     }
-    only(effects, Next::AwaitChange)
+    only(effects, next)
 }
 
 fn no_hook(
@@ -461,8 +500,9 @@ fn no_hook(
         Finding::no(ConditionType::Ready, Reason::HookNotFound, message.clone()),
         Finding::no(ConditionType::Issuing, Reason::HookNotFound, message),
     ];
-    let effects = write_if_changed(status, conditions(seen, status, &findings, now));
-    only(effects, Next::AwaitChange)
+    let mut new = status.clone();
+    new.conditions = conditions(seen, status, &findings, now);
+    only(write_if_changed(status, new), Next::AwaitChange)
 }
 
 /// Nothing is due. What an earlier look said about a hook or a failure that is past is taken back,
@@ -491,12 +531,7 @@ fn settled(
     new.conditions = conditions(seen, status, &findings, now);
     new.renewed_for =
         annotation(&seen.certificate.metadata, names::RENEW_ANNOTATION).map(ToOwned::to_owned);
-    let effects = if &new == status {
-        Vec::new()
-    } else {
-        vec![CertificateEffect::WriteStatus(Box::new(new))]
-    };
-    only(effects, Next::At(renewal))
+    only(write_if_changed(status, new), Next::At(renewal))
 }
 
 fn conditions(
@@ -511,14 +546,21 @@ fn conditions(
 
 fn write_if_changed(
     status: &HookCertificateStatus,
-    conditions: Vec<Condition>,
+    new: HookCertificateStatus,
 ) -> Vec<CertificateEffect> {
-    if status.conditions == conditions {
+    if status == &new {
         return Vec::new();
     }
-    let mut new = status.clone();
-    new.conditions = conditions;
     vec![CertificateEffect::WriteStatus(Box::new(new))]
+}
+
+fn id(of: &Value) -> String {
+    let digest = Sha256::digest(of.to_string());
+    digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// An owner that neither controls nor delays.

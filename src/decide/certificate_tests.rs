@@ -370,6 +370,7 @@ fn a_refusal_is_told_once_and_what_is_still_good_stays_ready() {
     let refusal = |reason| Outcome::Refused {
         reason,
         message: "because".into(),
+        order: None,
     };
     let fresh = || certificate("laptop", |_| {});
     let good = || settled_one(fresh());
@@ -451,6 +452,71 @@ fn a_certificate_that_is_being_deleted_is_left_alone() {
         look(&certificate, Some(HOOK), None, 1000),
         only(Vec::new(), Next::AwaitChange)
     );
+}
+
+/// The certificate after its order was refused at this time.
+fn refused_at(mut certificate: HookCertificate, now: i64) -> HookCertificate {
+    let decision = look(&certificate, Some(HOOK), None, now);
+    let outcome = Outcome::Refused {
+        reason: Reason::SecretConflict,
+        message: "because".into(),
+        order: Some(ordered(&decision).id.clone()),
+    };
+    let decision = look(&certificate, Some(HOOK), Some(&outcome), now);
+    certificate.status = Some(written(&decision).clone());
+    certificate
+}
+
+/// What a restart or another leader finds is the status alone.
+#[test]
+fn what_was_refused_is_tried_again_ever_later_and_anything_new_at_once() {
+    let mut certificate = certificate("laptop", |_| {});
+    let mut now = 1000;
+    for wait in [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600] {
+        certificate = refused_at(certificate, now);
+        let waiting = look(&certificate, Some(HOOK), None, now + wait - 1);
+        assert_eq!(
+            (waiting.effects.len(), waiting.next),
+            (0, Next::At(at(now + wait)))
+        );
+        now += wait;
+    }
+    let changes: [fn(&mut HookCertificate); 2] = [
+        |certificate| certificate.metadata.generation = Some(2),
+        |certificate| {
+            let asked = (names::RENEW_ANNOTATION.to_owned(), "now".to_owned());
+            certificate.metadata.annotations = Some([asked].into());
+        },
+    ];
+    certificate = refused_at(certificate, now);
+    for change in changes {
+        let mut changed = certificate.clone();
+        change(&mut changed);
+        ordered(&look(&changed, Some(HOOK), None, now + 1));
+        // And waits for its own refusals.
+        let status = refused_at(changed, now + 1).status.unwrap();
+        assert_eq!(status.failed_attempts, Some(1));
+    }
+    ordered(&look(&certificate, Some(LATER_HOOK), None, now + 1));
+    let seen = CertificateSeen {
+        certificate: &certificate,
+        hook_uid: Some(HOOK),
+        outcome: None,
+    };
+    let authority = CertificateSettings {
+        authority: "second".into(),
+        ..settings()
+    };
+    ordered(&decide(&seen, &authority, at(now + 1), 0.0));
+    let status = settled_one(certificate_without_wait(certificate))
+        .status
+        .unwrap();
+    assert_eq!((status.failed_attempts, status.failed_order), (None, None));
+}
+
+fn certificate_without_wait(mut certificate: HookCertificate) -> HookCertificate {
+    certificate.metadata.generation = Some(3);
+    certificate
 }
 
 /// Whatever the clock does, it comes to rest after at most two issues.

@@ -464,8 +464,7 @@ fn digest(parts: &[&str]) -> String {
 /// What the ConfigMap of a hook says: public things only. Both URLs, always: a container of an
 /// earlier template that restarts must still find the one it refers to.
 ///
-/// Where the operator has no certificate authority, the one that pods were told to trust stays; and
-/// where they were told of none, there is nothing to be said yet.
+/// Where the operator has no certificate authority there is nothing to be said yet.
 pub fn config_map(seen: &Seen, settings: &Settings) -> Option<BTreeMap<String, String>> {
     let url = |kind| {
         let path = names::callback_path(seen.namespace(), seen.hook_name(), kind);
@@ -476,12 +475,8 @@ pub fn config_map(seen: &Seen, settings: &Settings) -> Option<BTreeMap<String, S
         (names::SHUTDOWN_URL_KEY.to_owned(), url(HookKind::Shutdown)),
     ]);
     if settings.tls {
-        let known = || {
-            let there = seen.config_map.as_ref()?.data.as_ref()?;
-            there.get(names::CA_BUNDLE).cloned()
-        };
         let bundle = Some(settings.bundle.clone()).filter(|bundle| !bundle.is_empty());
-        entries.insert(names::CA_BUNDLE.to_owned(), bundle.or_else(known)?);
+        entries.insert(names::CA_BUNDLE.to_owned(), bundle?);
     }
     Some(entries)
 }

@@ -6,6 +6,7 @@
 
 use jiff::SignedDuration;
 
+use super::entries::Entries;
 use super::hook::{Plan, uid_of};
 use super::inject;
 use super::pods::{self, guard_uid};
@@ -30,11 +31,12 @@ impl Plan<'_> {
         let Some(wanted) = inject::config_map(self.seen, self.settings) else {
             return;
         };
-        let data = self.seen.config_map.as_ref().and_then(|c| c.data.as_ref());
-        let given = held || self.seen.config_map.is_some();
+        let there = self.seen.config_map.as_ref();
+        let given = held || there.is_some();
+        let differs = there != Some(&Entries::of(&wanted));
         let over =
             self.seen.namespace_terminating || self.then.contains(&Effect::RemoveHookFinalizer);
-        if given && !over && guard_uid(self.seen).is_some() && data != Some(&wanted) {
+        if given && !over && guard_uid(self.seen).is_some() && differs {
             self.then.push(Effect::ApplyConfigMap(wanted));
         }
     }

@@ -11,6 +11,7 @@
 //! - [`guarding`]: what nobody guards yet, ahead of the rest;
 //! - [`trouble`]: pods that do not come to have what they are given;
 //! - [`removal`]: the workload is being deleted: ask, wait, release;
+//! - [`entries`]: the hook's ConfigMap, by digests;
 //! - [`mend`]: Secrets that somebody has taken away or edited;
 //! - [`pods`]: which pods count, and which can be called;
 //! - [`service`]: how the app is called, and why it cannot be;
@@ -25,7 +26,7 @@
 //! - [`farewell`]: what is left to do for a hook that is gone;
 //! - [`strays`]: what was copied or restored without its hook;
 //! - [`ack`]: whether an acknowledgement counts;
-//! - [`certificate`]: when a certificate is issued;
+//! - [`certificate`]: when a certificate is issued; [`attempts`]: when again, if it was refused;
 //! - [`authority`]: which authority signs, and when another one takes its place;
 //! - [`authority_status`]: what people are shown of that;
 //! - [`lease`]: which replica leads.
@@ -33,6 +34,7 @@
 pub mod ack;
 pub mod arming;
 pub mod asking;
+pub mod attempts;
 pub mod authority;
 pub mod authority_status;
 pub mod bare;
@@ -40,6 +42,7 @@ pub mod calling;
 pub mod certificate;
 pub mod completion;
 mod disposition;
+pub mod entries;
 pub mod farewell;
 pub mod guarding;
 pub mod hold;

@@ -2,6 +2,7 @@
 //! counted before, and one more that says what is decided already, that the work is complete. Apps may say the same
 //! again as often as they like; it is written down, and nothing is decided by it.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::api::krake_hook::CompleteAction;
 use crate::api::status::AckResult;
-use crate::api::{HookKind, KrakeHook, KrakeHookStatus};
+use crate::api::{HookKind, KrakeHook, KrakeHookStatus, names};
 
 /// Equal for two that are decided alike, as long as the process lives.
 pub fn fingerprint(hook: &KrakeHook) -> u64 {
@@ -49,13 +50,16 @@ fn told(hook: &KrakeHook, reduce: fn(&mut KrakeHookStatus)) -> Value {
     let mut status = hook.status.clone().unwrap_or_default();
     reduce(&mut status);
     let meta = &hook.metadata;
+    let annotations = meta.annotations.iter().flatten();
+    let ours: BTreeMap<_, _> = annotations
+        .filter(|(name, _)| names::is_ours(name))
+        .collect();
     json!([
         meta.uid,
         meta.generation,
         meta.deletion_timestamp,
         meta.finalizers,
-        meta.annotations,
-        meta.labels,
+        ours,
         status,
     ])
 }

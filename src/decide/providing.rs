@@ -1,5 +1,6 @@
 //! What pods are given: token, addresses, certificate; each is waited for before the next refers to it.
 
+use super::entries::Entries;
 use super::hook::{Plan, uid_of};
 use super::inject;
 use super::pods::guard_uid;
@@ -17,9 +18,10 @@ impl Plan<'_> {
             return false;
         }
         let wanted = inject::config_map(self.seen, self.settings);
-        let trusted = wanted.is_some();
-        let data = self.seen.config_map.as_ref().and_then(|c| c.data.as_ref());
-        if let Some(wanted) = wanted.filter(|wanted| data != Some(wanted)) {
+        let there = self.seen.config_map.as_ref();
+        // Without an authority, what pods were told to trust stays.
+        let trusted = wanted.is_some() || there.is_some_and(|there| there.bundle().is_some());
+        if let Some(wanted) = wanted.filter(|wanted| there != Some(&Entries::of(wanted))) {
             self.first.push(Effect::ApplyConfigMap(wanted));
         }
         let workload_uid = uid_of(&workload.metadata);

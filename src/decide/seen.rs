@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource;
 use serde_json::Value;
 
+use super::entries::Entries;
 use super::lease::Predecessor;
 use super::workload::Workload;
 use crate::api::kind::{DependentKind, WorkloadKind};
@@ -62,8 +63,8 @@ pub struct Seen {
     pub lost_nodes: Vec<String>,
     /// The hook's guard.
     pub guard: Option<HookGuard>,
-    /// The hook's ConfigMap.
-    pub config_map: Option<ConfigMap>,
+    /// The entries of the hook's ConfigMap.
+    pub config_map: Option<Entries>,
     /// The hook's certificate.
     pub certificate: Option<HookCertificate>,
     /// The hook's canaries; read live while the workload is being deleted.
@@ -307,8 +308,8 @@ pub enum Fact {
     Guard(Box<HookGuard>),
     /// The guard is gone.
     GuardGone,
-    /// The ConfigMap is this now.
-    ConfigMap(Box<ConfigMap>),
+    /// The entries of the ConfigMap are these now.
+    ConfigMap(Entries),
     /// The token Secret was written.
     Token(TokenSecret),
     /// Whether token and certificate Secret are as they were written.
@@ -453,7 +454,7 @@ impl Seen {
             Fact::Hook(hook) => self.hook = *hook,
             Fact::Guard(guard) => self.guard = Some(*guard),
             Fact::GuardGone => self.guard = None,
-            Fact::ConfigMap(config_map) => self.config_map = Some(*config_map),
+            Fact::ConfigMap(entries) => self.config_map = Some(entries),
             Fact::Token(token) => {
                 self.token = Some(token);
                 if let Secrets::Asked { token, .. } = &mut self.secrets {

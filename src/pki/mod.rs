@@ -53,6 +53,7 @@ pub use succession::Succession;
 pub use token::{Ring, RingError};
 pub use verify::{Purpose, VerifyError, public_key_matches, verify_chain, verify_name};
 
+const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n";
 const END_CERTIFICATE: &str = "-----END CERTIFICATE-----\n";
 
 /// The entries of a Secret, on their way to the API server.
@@ -82,11 +83,47 @@ impl Bundle {
     }
 
     /// Whether a file has each of these certificates, wherever they stand in it.
-    pub fn is_in(&self, pem: &str) -> bool {
-        self.0
-            .split_inclusive(END_CERTIFICATE)
-            .all(|block| pem.contains(block))
+    pub fn is_in(&self, file: &TextDigest) -> bool {
+        blocks(&self.0).all(|block| file.blocks.contains(&sha256(block)))
     }
+}
+
+/// A text as far as it can be compared: its SHA-256, and that of each certificate in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TextDigest {
+    whole: [u8; 32],
+    blocks: Vec<[u8; 32]>,
+}
+
+impl TextDigest {
+    /// More certificates than any operator has in use at a time.
+    const MOST: usize = 8;
+
+    /// Of this text.
+    pub fn of(text: &str) -> Self {
+        Self {
+            whole: sha256(text),
+            blocks: blocks(text).map(sha256).take(Self::MOST).collect(),
+        }
+    }
+}
+
+impl fmt::Debug for TextDigest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.whole;
+        write!(formatter, "{:08x}", u32::from_be_bytes([a, b, c, d]))
+    }
+}
+
+/// The certificates in a PEM file, whatever stands between them.
+fn blocks(pem: &str) -> impl Iterator<Item = &str> {
+    pem.split_inclusive(END_CERTIFICATE)
+        .filter_map(|block| Some(&block[block.find(BEGIN_CERTIFICATE)?..]))
+        .filter(|block| block.ends_with(END_CERTIFICATE))
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
 }
 
 impl fmt::Display for Bundle {
@@ -160,7 +197,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn certificate_pem(der: &[u8]) -> String {
     let body = STANDARD.encode(der);
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut text = String::from(BEGIN_CERTIFICATE);
     let mut rest = body.as_str();
     while !rest.is_empty() {
         let (line, following) = rest.split_at(rest.len().min(64));
@@ -215,8 +252,9 @@ mod tests {
         );
         assert!(bundle.pem().lines().all(|line| line.len() <= 64));
         let both = [&second, &first].map(|der| certificate_pem(der));
-        assert!(bundle.is_in(&both.concat()));
-        assert!(both.iter().all(|one| !bundle.is_in(one)));
+        assert!(bundle.is_in(&TextDigest::of(&both.concat())));
+        let mut each = both.iter().map(|one| TextDigest::of(one));
+        assert!(each.all(|one| !bundle.is_in(&one)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::{UnboundedReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 
@@ -97,6 +97,8 @@ impl Leading {
                 client,
                 fence: self.fence.clone(),
                 recorder,
+                // With one at a time the other reconciles have processors left.
+                rsa: Arc::new(Semaphore::new(1)),
             };
             self.spawn_certificates(&mut tasks, writer, in_use.subscribe(), stop);
         }

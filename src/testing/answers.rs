@@ -28,11 +28,11 @@ pub fn caches() -> Caches {
         replica_sets: empty(),
         pods: empty(),
         guards: empty(),
-        services: empty(),
         addresses: Addresses {
             api_servers: BTreeSet::new(),
             nodes: empty(),
             endpoint_slices: empty(),
+            services: empty(),
         },
         namespaces: empty(),
     }

@@ -10,6 +10,7 @@ use crate::api::kind::Change;
 use crate::api::status::TokenSecret;
 use crate::api::{KrakeHookStatus, names};
 use crate::cluster::objects;
+use crate::decide::entries::Entries;
 use crate::decide::pods::guard_uid;
 use crate::decide::seen::{Dependent, Refusal, Rejection, has_finalizer};
 use crate::decide::{Effect, Fact, Seen};
@@ -43,7 +44,8 @@ impl World {
             Effect::ApplyConfigMap(entries) => {
                 let object = objects::config_map(seen, guard_of(seen), &json!(entries));
                 let applied = self.applied(object, |w| &mut w.config_maps)?;
-                Ok(Fact::ConfigMap(Box::new(applied)))
+                let data = applied.data.unwrap_or_default();
+                Ok(Fact::ConfigMap(Entries::of(&data)))
             }
             Effect::WriteToken { derived_for, .. } => Ok(self.write_token(seen, derived_for)),
             Effect::AskAboutSecrets | Effect::RenewCertificate { .. } => Ok(Fact::Nothing),

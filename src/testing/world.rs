@@ -16,8 +16,10 @@ use super::merge;
 use crate::api::kind::{Change, Stop, WorkloadKind};
 use crate::api::status::{AckResult, TokenSecret};
 use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, names};
+use crate::cluster::slim;
 use crate::decide::ack::{self, Incoming, Look, Verdict};
 use crate::decide::bare;
+use crate::decide::entries::Entries;
 use crate::decide::farewell::Remains;
 use crate::decide::seen::{CallsMade, Seen, has_finalizer, is_let_go, is_owned_by};
 use crate::decide::{self, Effect};
@@ -372,10 +374,12 @@ impl World {
             looked_live: false,
             lost_nodes: self.lost_nodes.iter().cloned().collect(),
             guard: self.guards.get(&uid).cloned(),
-            config_map: self.config_maps.get(&object).cloned(),
+            config_map: self.entries(&object),
             certificate: self.certificates.get(&object).cloned(),
             canaries: self.canaries(&uid),
-            service: service.and_then(|s| self.services.get(s)).cloned(),
+            service: service
+                .and_then(|s| self.services.get(s))
+                .map(|service| as_read::<slim::Service>(service).whole()),
             callable: self
                 .pods
                 .values()
@@ -385,7 +389,7 @@ impl World {
                         selector.iter().all(|(k, v)| labels.get(k) == Some(v))
                     })
                 })
-                .cloned()
+                .map(|pod| as_read::<slim::Pod>(pod).whole())
                 .collect(),
             namespace_terminating: self.namespace_terminating,
             never_called: self.never_called.clone(),
@@ -481,13 +485,15 @@ impl World {
 
     fn labelled_sets(&self, hook: &str) -> Vec<ObjectMeta> {
         let sets = self.replica_sets.values().map(|set| &set.metadata);
-        sets.filter(|meta| has_label(meta, hook)).cloned().collect()
+        sets.filter(|meta| has_label(meta, hook))
+            .map(|meta| as_read::<slim::Metadata<ReplicaSet>>(&json!({"metadata": meta})).metadata)
+            .collect()
     }
 
     fn labelled_pods(&self, hook: &str) -> Vec<Pod> {
         let pods = self.pods.values();
         pods.filter(|pod| has_label(&pod.metadata, hook))
-            .cloned()
+            .map(as_cached)
             .collect()
     }
 
@@ -513,8 +519,14 @@ impl World {
                 let meta = &pod.metadata;
                 !has_label(meta, &name) && owners.iter().any(|owner| is_owned_by(meta, owner))
             });
-            seen.pods.extend(made.cloned());
+            seen.pods
+                .extend(made.map(|pod| as_read::<slim::Pod>(pod).whole()));
         }
+    }
+
+    fn entries(&self, config_map: &str) -> Option<Entries> {
+        let data = self.config_maps.get(config_map)?.data.as_ref();
+        Some(data.map(Entries::of).unwrap_or_default())
     }
 
     fn canaries(&self, hook_uid: &str) -> Vec<ConfigMap> {
@@ -527,6 +539,18 @@ impl World {
         };
         self.config_maps.values().filter(label).cloned().collect()
     }
+}
+
+fn as_cached(pod: &Pod) -> Pod {
+    let mut pod: slim::Pod = as_read(pod);
+    pod.slim();
+    pod.whole()
+}
+
+/// An object with what is read of it, and nothing else.
+fn as_read<K: serde::de::DeserializeOwned>(object: &impl serde::Serialize) -> K {
+    let object = serde_json::to_vec(object).expect("it is JSON");
+    serde_json::from_slice(&object).expect("it can be read")
 }
 
 /// Whether something carries some guard.
