@@ -80,27 +80,33 @@ async fn one_that_counted_may_be_repeated_and_another_one_is_late(stage: Stage) 
 async fn two_hundred_acknowledgements_of_one_hook_at_once_all_count(stage: Stage) {
     let _: Deployment = stage.create(manifests::app("app")).await;
     let _: KrakeHook = stage
-        .create(manifests::hook("app", "app", json!({"complete": {}})))
+        .create(manifests::hook(
+            "app",
+            "app",
+            json!({"complete": {"action": "None"}}),
+        ))
         .await;
     let hook = stage.await_condition("app", ConditionType::Ready).await;
     let many = stage.bystander(&hook, "unused").await;
+    let pods = stage.pods_that_never_run("app", 200).await;
+    let each = pods.join(",");
     let ran = many
-        .run(
+        .run(&format!(
             r#"cd /tmp && curl -sS --no-progress-meter --parallel --parallel-max 200 --max-time 60 \
-                -X PUT -d "{\"token\":\"$KRAKE_TOKEN\"}" -w '%{http_code}\n' -o 'answer.#1' \
-                "$KRAKE_COMPLETE_ENDPOINT/00000000-0000-4000-8000-000000000[100-299]" \
+                -X PUT -d "{{\"token\":\"$KRAKE_TOKEN\"}}" -w '%{{http_code}}\n' -o 'answer.#1' \
+                "$KRAKE_COMPLETE_ENDPOINT/{{{each}}}" \
                 --cacert /etc/krake_cert/ca-bundle.pem \
-                --cert /etc/krake_cert/cert.pem --key /etc/krake_cert/key.pem"#,
-        )
+                --cert /etc/krake_cert/cert.pem --key /etc/krake_cert/key.pem"#
+        ))
         .await;
     let codes: Vec<&str> = ran.out.split_whitespace().collect();
     let counted = codes.iter().filter(|code| **code == "200").count();
     assert_eq!((counted, codes.len()), (200, 200), "{ran:?}");
 
-    stage.gone::<Deployment>("app").await;
     let hook = stage.ended("app", Outcome::Completed).await;
-    let missing: Vec<String> = (100..300)
-        .map(|number| format!("complete.00000000-0000-4000-8000-000000000{number}"))
+    let missing: Vec<String> = pods
+        .iter()
+        .map(|pod| format!("complete.{pod}"))
         .filter(|key| !status(&hook).acknowledgements.contains_key(key))
         .collect();
     assert!(missing.is_empty(), "answered 200 and not kept: {missing:?}");

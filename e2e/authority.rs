@@ -117,9 +117,8 @@ async fn waited_for(stage: &Stage, operator: &Operator, authorities: &Authoritie
     assert!(uids.contains(&pod.uid()), "it went on by itself");
     assert!(ready.iter().all(|pod| restarts(pod) == 0));
     let hook = stage.await_condition("app", ConditionType::Ready).await;
-    let client = stage
-        .bystander(&hook, "11111111-1111-4111-8111-111111111111")
-        .await;
+    let app = stage.app("app").await;
+    let client = stage.bystander(&hook, &app.uid).await;
     client.acknowledge(HookKind::Complete).await.counts();
     client
 }
@@ -373,9 +372,8 @@ async fn an_operator_killed_in_any_phase_of_a_rotation_ends_with_one_authority(s
     operator.come_back().await;
     let signer = end["active"]["fingerprint"].as_str().unwrap_or_default();
     certificate_of(&stage, signer).await;
-    let client = stage
-        .bystander(&hook, "11111111-1111-4111-8111-111111111111")
-        .await;
+    let app = stage.app("app").await;
+    let client = stage.bystander(&hook, &app.uid).await;
     client.acknowledge(HookKind::Complete).await.counts();
 }
 
@@ -507,9 +505,8 @@ async fn armed_complete(stage: &Stage) -> KrakeHook {
 /// A pod that has what the pods of a hook have, and can acknowledge again and again.
 async fn teller(stage: &Stage) -> App {
     let hook = armed_complete(stage).await;
-    stage
-        .bystander(&hook, "11111111-1111-4111-8111-111111111111")
-        .await
+    let app = stage.app("app").await;
+    stage.bystander(&hook, &app.uid).await
 }
 
 /// With files of this signer's.

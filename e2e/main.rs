@@ -14,6 +14,7 @@ mod callout;
 mod certificate;
 mod clients;
 mod complete;
+mod copies;
 mod crash;
 mod crowd;
 mod deadline;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         callout::stories(),
         sweep::stories(),
         acknowledge::stories(),
+        copies::stories(),
         orphan::stories(),
         strays::stories(),
         namespace::stories(),

@@ -36,7 +36,11 @@ pub fn stories() -> Vec<Story> {
 async fn both_replicas_write_acknowledgements_of_one_hook_at_once(stage: Stage) {
     let _: Deployment = stage.create(manifests::app("app")).await;
     let _: KrakeHook = stage
-        .create(manifests::hook("app", "app", json!({"complete": {}})))
+        .create(manifests::hook(
+            "app",
+            "app",
+            json!({"complete": {"action": "None"}}),
+        ))
         .await;
     let hook = stage.await_condition("app", ConditionType::Ready).await;
     let many = stage.bystander(&hook, "unused").await;
@@ -45,11 +49,12 @@ async fn both_replicas_write_acknowledgements_of_one_hook_at_once(stage: Stage) 
     for (number, replica) in replicas.iter().enumerate() {
         let address = replica.status.as_ref().and_then(|s| s.pod_ip.clone());
         let address = address.expect("a ready pod has an address");
+        let each = stage.pods_that_never_run("app", 100).await.join(",");
         script += &format!(
             r#"curl -sS --no-progress-meter --parallel --parallel-max 50 --max-time 60 \
                 --connect-to "::{address}:8443" -w '%{{http_code}}\n' -o "answer-{number}.#1" \
                 -X PUT -d "{{\"token\":\"$KRAKE_TOKEN\"}}" \
-                "$KRAKE_COMPLETE_ENDPOINT/00000000-0000-4000-8000-00000000{number}[100-199]" \
+                "$KRAKE_COMPLETE_ENDPOINT/{{{each}}}" \
                 --cacert /etc/krake_cert/ca-bundle.pem \
                 --cert /etc/krake_cert/cert.pem --key /etc/krake_cert/key.pem &
             "#

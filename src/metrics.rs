@@ -388,6 +388,7 @@ mod tests {
             (Ack::Late, "Late"),
             (Ack::Anonymous, "Anonymous"),
             (Ack::AlreadyAcknowledged, "AlreadyAcknowledged"),
+            (Ack::ForeignPod, "ForeignPod"),
             (Ack::Unauthorized, "Unauthorized"),
             (Ack::Full, "Full"),
             (Ack::Busy, "Busy"),
@@ -416,6 +417,7 @@ mod tests {
         let lookups = [
             (Lookup::Credentials, "Credentials"),
             (Lookup::Decision, "Decision"),
+            (Lookup::Pods, "Pods"),
             (Lookup::LostAnswer, "LostAnswer"),
             (Lookup::Limited, "Limited"),
         ];

@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use self::leading::Leading;
 use crate::admin::{self, Readiness};
 use crate::api::{HookGuard, names};
-use crate::callback::{BindError, Endpoint, Limits, Listener, Mode, Parts, Share, TrustSlot};
+use crate::callback::{
+    BindError, Endpoint, Limits, Listener, Mode, Parts, PodCaches, Share, TrustSlot,
+};
 use crate::clock::Clocks;
 use crate::cluster::connect::{self, Clients, ConnectError};
 use crate::cluster::fence::Fence;
@@ -266,7 +268,12 @@ impl Operator {
         let endpoint = Endpoint::new(Parts {
             hooks: caches.hooks.clone(),
             certificates: caches.certificates.clone(),
-            client,
+            pods: PodCaches {
+                pods: caches.pods.clone(),
+                replica_sets: caches.replica_sets.clone(),
+                guards: caches.guards.clone(),
+            },
+            client: client.clone(),
             ring: Arc::clone(&self.ring),
             endpoint: self.config.endpoint(&self.namespace),
             events: refusals,
@@ -275,7 +282,8 @@ impl Operator {
         let listener = listener.closing_on(ending.drain.clone());
         let serving = endpoint.serve(listener, mode, ending.stop.clone());
         tasks.spawn(named("callback", serving));
-        let telling = refused::run(refused, caches.hooks.clone(), recorder, ending.stop.clone());
+        let hooks = caches.hooks.clone();
+        let telling = refused::run(refused, hooks, client, recorder, ending.stop.clone());
         tasks.spawn(named("refused", telling));
     }
 

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use hyper::{Method, Uri};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::status::AckResult;
 use krake_hooks::api::{HookKind, KrakeHook, names};
-use krake_hooks::outside::ack::{self, Incoming, Look, Verdict};
+use krake_hooks::outside::ack::{self, Around, Incoming, Look, Verdict};
 
 use crate::connection::Target;
 use crate::load::NUMBER;
@@ -46,6 +46,8 @@ pub struct Subject {
     hook: KrakeHook,
     workload_uid: String,
     token: String,
+    /// Uids of its workload's pods, for which it speaks.
+    pods: Vec<String>,
 }
 
 impl Stage {
@@ -100,17 +102,37 @@ impl Stage {
             .await
     }
 
-    /// Reads what the pods of these hooks would have.
+    /// Reads what the pods of these hooks would have. The first has as many pods as there are hooks, for
+    /// many clients of one hook; each of the others has one.
     pub async fn subjects(&self, all: &[String], endpoint: &Uri) -> Result<Vec<Subject>, String> {
         let mut subjects = Vec::new();
-        for name in all {
-            let subject = self.subject(name, endpoint).await;
+        for (number, name) in all.iter().enumerate() {
+            let pods = if number == 0 { all.len() } else { 1 };
+            let subject = self.subject(name, endpoint, pods).await;
             subjects.push(subject.map_err(|problem| format!("hook {name}: {problem}"))?);
         }
         Ok(subjects)
     }
 
-    async fn subject(&self, name: &str, endpoint: &Uri) -> Result<Subject, String> {
+    /// Pods of a Deployment's that nobody schedules.
+    async fn pods(&self, name: &str, count: usize) -> Result<Vec<String>, String> {
+        let owner = self.all::<Deployment>().get(name).await;
+        let owner = owner.map_err(|e| e.to_string())?;
+        let mut pod = json!(owner.spec.as_ref().map(|spec| &spec.template));
+        pod["spec"]["schedulerName"] = "nobody".into();
+        pod["metadata"]["generateName"] = format!("{name}-").into();
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1",
+            "kind": "Deployment", "name": name, "uid": owner.uid(), "controller": true}]);
+        let pod: Pod = object(pod);
+        let mut uids = Vec::new();
+        for _ in 0..count {
+            let made = self.all::<Pod>().create(&PostParams::default(), &pod).await;
+            uids.extend(made.map_err(|e| e.to_string())?.uid());
+        }
+        Ok(uids)
+    }
+
+    async fn subject(&self, name: &str, endpoint: &Uri, pods: usize) -> Result<Subject, String> {
         let hook = self.all::<KrakeHook>().get(name).await;
         let hook = hook.map_err(|e| e.to_string())?;
         let uid = hook.uid().unwrap_or_default();
@@ -134,6 +156,7 @@ impl Stage {
             endpoint: Target::endpoint(endpoint, bundle.as_bytes(), &cert, &key)?,
             hook,
             workload_uid,
+            pods: self.pods(name, pods).await?,
             token: String::from_utf8(token).map_err(|e| e.to_string())?,
         })
     }
@@ -179,7 +202,7 @@ impl Subject {
             HookKind::Complete,
         );
         let body = json!({"token": self.token, "message": NUMBER});
-        let path = format!("{path}/{}", pod_uid(client));
+        let path = format!("{path}/{}", self.pod(client));
         (Method::PUT, path, body.to_string())
     }
 
@@ -189,14 +212,15 @@ impl Subject {
             kind: HookKind::Complete,
             hook_uid: self.hook.uid().unwrap_or_default(),
             workload_uid: self.workload_uid.clone(),
-            pod: Some(pod_uid(client)),
+            pod: Some(self.pod(client).to_owned()),
             result: AckResult::Success,
             message: Some(NUMBER.to_owned()),
             // As long as a serial number is.
             certificate: Some("0123456789abcdef0123456789abcdef".to_owned()),
             at: Timestamp::now(),
         };
-        let Verdict::Write(write) = ack::decide(&self.hook, &incoming, Look::Live) else {
+        let Verdict::Write(write) = ack::decide(&self.hook, &incoming, Look::Live, Around::OWN)
+        else {
             return Err(format!(
                 "hook {} takes no acknowledgement",
                 self.hook.name_any()
@@ -212,10 +236,10 @@ impl Subject {
         let body = ack::patch(&write.tests, [&write]);
         Ok((Method::PATCH, path, body.to_string()))
     }
-}
 
-fn pod_uid(client: usize) -> String {
-    format!("00000000-0000-4000-8000-{client:012x}")
+    fn pod(&self, client: usize) -> &str {
+        &self.pods[client % self.pods.len()]
+    }
 }
 
 fn hook(name: &str, kinds: Kinds) -> Value {
@@ -223,7 +247,8 @@ fn hook(name: &str, kinds: Kinds) -> Value {
         "workload": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
     });
     if matches!(kinds, Kinds::Complete | Kinds::Both) {
-        spec["complete"] = json!({});
+        // Each of them counts, and nothing comes of it.
+        spec["complete"] = json!({"action": "None"});
     }
     if matches!(kinds, Kinds::Shutdown | Kinds::Both) {
         spec["shutdown"] = json!({});

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::rbac::v1::Role;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -81,6 +83,14 @@ pub async fn prove(
     let log = Log::default();
     let apps = apps(cluster, &namespace, &ports, &log).await?;
 
+    let each = count / HOOKS;
+    let names = (0..HOOKS).map(name_of);
+    let pods = names.map(|name| pods_of(cluster, &namespace, name, each));
+    let pods: Vec<Vec<String>> = futures::stream::iter(pods)
+        .buffered(32)
+        .try_collect()
+        .await?;
+
     let speaking = Arc::new(AtomicBool::new(true));
     let leaders = spawn_local(kill_leaders(
         cluster.clone(),
@@ -89,15 +99,13 @@ pub async fn prove(
     ));
     let outages = spawn_local(kill_servers(cluster.clone()));
     let began = Instant::now();
-    let each = count / HOOKS;
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     let mut speakers = tokio::task::JoinSet::new();
-    for (number, app) in apps.iter().enumerate() {
+    for (app, pods) in apps.iter().zip(pods) {
         let (app, turns) = (app.clone(), Arc::clone(&turns));
         speakers.spawn_local(async move {
             let mut line = None;
-            for one in 0..each {
-                let pod = format!("{number:08x}-0000-4000-8000-{one:012x}");
+            for (one, pod) in pods.into_iter().enumerate() {
                 let turn = turns.acquire().await;
                 app.insist_over(&mut line, HookKind::Complete, &pod, RETRIES)
                     .await;
@@ -153,7 +161,7 @@ async fn apps(
     let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), namespace);
     let hooks: Api<KrakeHook> = Api::namespaced(cluster.client.clone(), namespace);
     for number in 0..HOOKS {
-        let name = format!("hook-{number}");
+        let name = name_of(number);
         let object: Deployment =
             serde_json::from_value(deployment(&name, 0)).expect("a Deployment");
         let made = deployments.create(&PostParams::default(), &object).await;
@@ -199,6 +207,35 @@ async fn apps(
         apps.push(App::of(&cluster.client, (namespace, &name, &uid), &ports, log).await?);
     }
     Ok(apps)
+}
+
+fn name_of(number: usize) -> String {
+    format!("hook-{number}")
+}
+
+/// Uids of so many pods of a Deployment's that nobody schedules: they are its own, and the app speaks for
+/// them.
+async fn pods_of(
+    cluster: &Cluster,
+    namespace: &str,
+    name: String,
+    count: usize,
+) -> Result<Vec<String>, String> {
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), namespace);
+    let owner = deployments.get(&name).await.map_err(|e| e.to_string())?;
+    let mut pod = json!(owner.spec.as_ref().map(|spec| &spec.template));
+    pod["spec"]["schedulerName"] = "nobody".into();
+    pod["metadata"]["generateName"] = format!("{name}-").into();
+    pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment",
+        "name": name, "uid": owner.uid(), "controller": true}]);
+    let pod: Pod = serde_json::from_value(pod).map_err(|e| e.to_string())?;
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+    let mut uids = Vec::new();
+    for _ in 0..count {
+        let made = pods.create(&PostParams::default(), &pod).await;
+        uids.extend(made.map_err(|e| e.to_string())?.uid());
+    }
+    Ok(uids)
 }
 
 /// Who holds the lease is killed, again and again.

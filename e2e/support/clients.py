@@ -1,7 +1,7 @@
 """Clients that acknowledge without pause, as apps do: some keep their connections and some do not,
 over HTTP/1.1 and HTTP/2. Every answer but 200 is written down, and so is every connection that fails.
 
-They end when /tmp/clients.stop is there, and leave /tmp/clients.json.
+One for each pod's uid that it is given. They end when /tmp/clients.stop is there, and leave /tmp/clients.json.
 """
 import json
 import os
@@ -21,7 +21,7 @@ lock = threading.Lock()
 
 
 def pod(number):
-    return "00000000-0000-4000-8000-%012d" % number
+    return sys.argv[1 + number]
 
 
 def note(number, kind, message, code, complaint=""):
@@ -88,7 +88,7 @@ def with_curl(number, kind):
 
 
 threads = []
-for number in range(int(sys.argv[1])):
+for number in range(len(sys.argv) - 1):
     kind = KINDS[number % len(KINDS)]
     work = with_curl if "curl" in kind else with_requests
     threads.append(threading.Thread(target=work, args=(number, kind)))

@@ -34,11 +34,15 @@ pub struct Answers {
 }
 
 impl Clients {
-    /// Makes a hook of their own, and lets them begin. The workload completes by the first of their
-    /// acknowledgements; what they say afterwards is written all the same, each time anew.
+    /// Makes a hook of their own, and lets them begin. Each speaks for a pod of its own, and what it says
+    /// is written each time anew.
     pub async fn begin(stage: &Stage, count: usize) -> Self {
         let _: Deployment = stage.create(manifests::app("acknowledged")).await;
-        let hook = manifests::hook("acknowledged", "acknowledged", json!({"complete": {}}));
+        let hook = manifests::hook(
+            "acknowledged",
+            "acknowledged",
+            json!({"complete": {"action": "None"}}),
+        );
         let _: KrakeHook = stage.create(hook).await;
         let hook = stage
             .await_condition(
@@ -47,8 +51,12 @@ impl Clients {
             )
             .await;
         let pod = stage.bystander(&hook, "unused").await;
+        let pods = stage
+            .pods_that_never_run("acknowledged", count)
+            .await
+            .join(" ");
         pod.output(&format!(
-            "cat > /tmp/clients.py <<'END'\n{SCRIPT}\nEND\nnohup python3 /tmp/clients.py {count} > /tmp/clients.log 2>&1 &"
+            "cat > /tmp/clients.py <<'END'\n{SCRIPT}\nEND\nnohup python3 /tmp/clients.py {pods} > /tmp/clients.log 2>&1 &"
         ))
         .await;
         stage.ended("acknowledged", Outcome::Completed).await;

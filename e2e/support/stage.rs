@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -152,6 +153,22 @@ impl Stage {
             .create(manifests::hook("app", "app", manifests::shutdown(more)))
             .await;
         self.armed("app").await
+    }
+
+    /// Uids of so many pods of a Deployment that never run: it owns them, and nobody schedules them. Whoever
+    /// has the token may speak for them.
+    pub async fn pods_that_never_run(&self, deployment: &str, count: usize) -> Vec<String> {
+        let owner: Deployment = self.all().get(deployment).await.expect("it is there");
+        let owner_uid = owner.uid().expect("a uid");
+        let template = owner.spec.map(|spec| spec.template).expect("a template");
+        let mut pod = json!(template);
+        pod["spec"]["schedulerName"] = "nobody".into();
+        pod["metadata"]["generateName"] = format!("{deployment}-never-").into();
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment",
+            "name": deployment, "uid": owner_uid, "controller": true}]);
+        let pods = (0..count).map(|_| self.create::<Pod>(pod.clone()));
+        let pods = futures::stream::iter(pods).buffered(16);
+        pods.map(|pod| pod.uid().expect("a uid")).collect().await
     }
 
     /// A pod that belongs to nobody and has what the hook's pods have; it outlives them. It speaks

@@ -1,7 +1,8 @@
 //! Status of a `KrakeHook`: everything the operator has to remember. No other memory outlives a
 //! restart, so that killing the operator at any moment loses nothing.
 //!
-//! Two writers: the callback adds keys to `acknowledgements`, the hook controller writes the rest.
+//! Two writers: the callback adds keys to `acknowledgements` and counts what it has `rejected`, the hook
+//! controller writes the rest.
 
 use std::collections::BTreeMap;
 
@@ -52,6 +53,9 @@ pub struct KrakeHookStatus {
     /// Acknowledgements by `<kind>.<pod uid or anonymous>`; added by the callback alone.
     #[serde(default)]
     pub acknowledgements: BTreeMap<String, Acknowledgement>,
+    /// Acknowledgements that were rejected while the present request was open; counted by the callback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Rejected>,
     /// The newest ten outcomes, newest first.
     #[serde(default)]
     #[schemars(length(max = 10))]
@@ -379,6 +383,19 @@ pub struct Acknowledgement {
     /// Serial number of the client certificate; absent without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
+}
+
+/// Acknowledgements that were rejected while a request was open. The Events of the hook say why.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+pub struct Rejected {
+    /// The request that was open.
+    pub request: String,
+    /// How many, roughly: each replica adds its own every half a minute.
+    pub count: i64,
+    /// When it was last added to.
+    pub at: Time,
 }
 
 /// What an app says of its work.

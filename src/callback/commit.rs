@@ -9,8 +9,9 @@
 //!
 //! A round decides on everyone by the newest hook seen. Who was decided on by a look from before
 //! he came ([`Look::Cached`]) and would be refused stays for the next round; the answer to a write
-//! is a look too. Only where there is nothing to write is the hook read. Between two rounds is as
-//! much time as [`Pace`] wants: whoever comes meanwhile goes into the next one.
+//! is a look too. Only where there is nothing to write is the hook read, and only where caches do not
+//! know whose a pod is are pods. Between two rounds is as much time as [`Pace`] wants: whoever comes
+//! meanwhile goes into the next one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -21,11 +22,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::crew::{self, Crews, PodCaches};
 use super::pace::{Pace, stored_bytes};
 use crate::api::KrakeHook;
 use crate::api::status::{AckResult, Acknowledgement, KrakeHookStatus};
 use crate::cluster::acknowledge::{self, AcknowledgeError};
-use crate::decide::ack::{self, Incoming, Look, Verdict, Write};
+use crate::decide::ack::{self, Around, Incoming, Look, Speaker, Verdict, Write};
 use crate::metrics::{CommitOutcome, LookupReason, Metrics};
 use crate::planted::{self, Bug};
 
@@ -81,6 +83,8 @@ pub enum Outcome {
     Anonymous,
     /// A Success counted already.
     AlreadyAcknowledged,
+    /// The pod that the URL names is not the workload's.
+    ForeignPod,
     /// The hook is gone, or another than the token is for.
     Superseded,
     /// The hook can hold no more.
@@ -101,6 +105,7 @@ pub struct Committer {
     tasks: TaskTracker,
     queues: Arc<Mutex<Queues>>,
     pace: Arc<Pace>,
+    crews: Arc<Crews>,
 }
 
 #[derive(Default)]
@@ -123,10 +128,17 @@ struct Waiting {
     answer: oneshot::Sender<Outcome>,
 }
 
+impl fmt::Display for HookName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
 impl Committer {
     /// A committer with empty queues.
-    pub fn new(client: Client, metrics: Metrics) -> Self {
+    pub fn new(client: Client, pods: PodCaches, metrics: Metrics) -> Self {
         Self {
+            crews: Arc::new(Crews::new(pods, client.clone())),
             client,
             metrics,
             tasks: TaskTracker::new(),
@@ -245,18 +257,22 @@ struct Round {
     group: Vec<Decided>,
     again: Vec<Waiting>,
     has_to_look: bool,
+    has_to_look_around: bool,
 }
 
 impl Worker {
     async fn run(self, mut sight: Sight) {
         let mut waiting = Vec::new();
+        let mut crew = None;
         while let Some(come) = self.take(waiting.len()) {
             waiting.extend(come);
             if !self.committer.pace.is_turn(&self.hook).await {
                 continue;
             }
             let may_fail = |pod: Option<&str>| self.committer.pace.writes_failure(&self.hook, pod);
-            let round = decide_all(&sight, std::mem::take(&mut waiting), may_fail);
+            let everyone = std::mem::take(&mut waiting);
+            let around = self.around(&sight, crew.as_ref(), &everyone);
+            let round = decide_all(&sight, everyone.into_iter().zip(around), may_fail);
             waiting = round.again;
             if !round.group.is_empty() {
                 let (seen, back) = self.write(round.group).await;
@@ -274,8 +290,50 @@ impl Worker {
                     Ok(seen) => sight = seen,
                     Err(error) => self.send_away(std::mem::take(&mut waiting), &error),
                 }
+            } else if round.has_to_look_around {
+                match self.look_around(&sight.hook).await {
+                    Ok(seen) => crew = Some(seen),
+                    Err(error) => self.send_away(std::mem::take(&mut waiting), &error),
+                }
             }
         }
+    }
+
+    /// What is known of each one's pod: by a look since he came, or else by the caches.
+    fn around(
+        &self,
+        sight: &Sight,
+        crew: Option<&crew::Seen>,
+        everyone: &[Waiting],
+    ) -> Vec<Around> {
+        let seen = |one: &Waiting| crew.and_then(|crew| crew.tells(&one.incoming, one.arrived));
+        let matters = |one: &&Waiting| {
+            let verdict = ack::decide(&sight.hook, &one.incoming, Look::Live, Around::default());
+            seen(one).is_none() && verdict == Verdict::LookAround
+        };
+        let unsure = everyone.iter().filter(matters).map(|one| &one.incoming);
+        let unsure: Vec<&Incoming> = unsure.collect();
+        let own = self.committer.crews.known(&self.hook, &unsure);
+        let cached = |one: &Waiting| {
+            let pod = one.incoming.pod.as_ref();
+            let speaker = match pod.is_none_or(|pod| own.contains(pod)) {
+                true => Speaker::Own,
+                false => Speaker::Unknown,
+            };
+            let runs = None;
+            Around { speaker, runs }
+        };
+        let around = |one: &Waiting| seen(one).unwrap_or_else(|| cached(one));
+        everyone.iter().map(around).collect()
+    }
+
+    async fn look_around(&self, hook: &KrakeHook) -> Result<crew::Seen, AcknowledgeError> {
+        self.committer.metrics.looked_up(LookupReason::Pods);
+        let seen = self.committer.crews.look(hook).await;
+        seen.map_err(|error| AcknowledgeError::Unknown {
+            hook: self.hook.to_string(),
+            source: Box::new(error),
+        })
     }
 
     /// Everyone who has come since the last round, of which `held` are not answered yet. When
@@ -316,7 +374,9 @@ impl Worker {
             Err(AcknowledgeError::Raced { .. }) => CommitOutcome::Raced,
             Err(AcknowledgeError::Refused { .. }) => CommitOutcome::Refused,
             Err(AcknowledgeError::Gone { .. }) => CommitOutcome::Gone,
-            Err(AcknowledgeError::Unavailable { .. }) => CommitOutcome::Unavailable,
+            Err(AcknowledgeError::Unavailable { .. } | AcknowledgeError::Unknown { .. }) => {
+                CommitOutcome::Unavailable
+            }
             Err(AcknowledgeError::Lost { .. }) => CommitOutcome::Lost,
         };
         committer
@@ -451,7 +511,7 @@ impl Decided {
 /// refused takes only those with him who would be refused too.
 fn decide_all(
     sight: &Sight,
-    everyone: Vec<Waiting>,
+    everyone: impl Iterator<Item = (Waiting, Around)>,
     may_fail: impl Fn(Option<&str>) -> bool,
 ) -> Round {
     let mut round = Round::default();
@@ -459,12 +519,12 @@ fn decide_all(
     let mut keys = kept.map_or(0, |status| status.acknowledgements.len());
     let mut taken = HashSet::new();
     let mut message_bytes = kept.map_or(0, message_bytes);
-    for waiting in everyone {
+    for (waiting, around) in everyone {
         let look = match sight.asked {
             Some(asked) if waiting.arrived <= asked => Look::Live,
             _ => Look::Cached,
         };
-        let outcome = match ack::decide(&sight.hook, &waiting.incoming, look) {
+        let outcome = match ack::decide(&sight.hook, &waiting.incoming, look, around) {
             Verdict::Write(mut write) => {
                 let replaced = kept.and_then(|status| status.acknowledgements.get(&write.key));
                 let others = message_bytes.saturating_sub(replaced.map_or(0, bytes_of_message));
@@ -504,6 +564,11 @@ fn decide_all(
                 round.again.push(waiting);
                 continue;
             }
+            Verdict::LookAround => {
+                round.has_to_look_around = true;
+                round.again.push(waiting);
+                continue;
+            }
             Verdict::Replayed { request } => Outcome::Replayed { request },
             Verdict::NotAsked if planted::is(Bug::UnaskedCounts) => replayed_falsely(),
             Verdict::Late if planted::is(Bug::LateCounts) => replayed_falsely(),
@@ -511,6 +576,8 @@ fn decide_all(
             Verdict::Late => Outcome::Late,
             Verdict::Anonymous => Outcome::Anonymous,
             Verdict::AlreadyAcknowledged => Outcome::AlreadyAcknowledged,
+            Verdict::ForeignPod => Outcome::ForeignPod,
+            Verdict::Unkept => Outcome::Unavailable,
             Verdict::Superseded => Outcome::Superseded,
             Verdict::Full => Outcome::Full,
         };

@@ -14,6 +14,7 @@
 //! | `own.rs` | users' own certificates, and whether they still stand |
 //! | `routes.rs` | the one route, from a request to an answer |
 //! | `body.rs` | what the app says |
+//! | `crew.rs` | whose a pod is |
 //! | `commit.rs` | the write, for all who wait for it at once |
 //! | `pace.rs` | what the pods of one hook may make us write, and how often |
 
@@ -21,6 +22,7 @@ mod activity;
 mod body;
 mod commit;
 mod connection;
+mod crew;
 mod identity;
 pub mod listener;
 mod own;
@@ -43,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 use own::OwnCertificates;
 
 pub use commit::{Committer, HookName};
+pub use crew::PodCaches;
 pub use listener::{BindError, Limits, Listener, Mode, Share};
 pub use tls::{Trust, TrustError, TrustSlot};
 
@@ -69,6 +72,8 @@ pub struct Parts {
     pub hooks: Store<KrakeHook>,
     /// The cache of certificates.
     pub certificates: Store<HookCertificate>,
+    /// What is known of pods.
+    pub pods: PodCaches,
     /// A client that does not try again by itself.
     pub client: Client,
     /// The ring of master keys; may be replaced at any time.
@@ -107,6 +112,12 @@ pub enum Refusal {
     Anonymous,
     /// A Failure after a Success.
     AlreadyAcknowledged,
+    /// It had the hook's token, and is not a pod of its workload.
+    ForeignPod,
+    /// Its token is not for this hook and workload.
+    WrongToken,
+    /// The hook does not have this kind enabled.
+    NotEnabled,
     /// The same had counted before.
     Repeated,
     /// It said that the app has failed.
@@ -121,6 +132,9 @@ impl Refusal {
             Self::Late => "Late",
             Self::Anonymous => "Anonymous",
             Self::AlreadyAcknowledged => "AlreadyAcknowledged",
+            Self::ForeignPod => "ForeignPod",
+            Self::WrongToken => "WrongToken",
+            Self::NotEnabled => "NotEnabled",
             Self::Repeated => "Repeated",
             Self::Failure => "Failure",
         }
@@ -138,7 +152,7 @@ impl Endpoint {
             certificates_required: true,
             body_within: Limits::default().body,
             path_prefix: path_of(&parts.endpoint),
-            committer: Committer::new(parts.client, parts.metrics.clone()),
+            committer: Committer::new(parts.client, parts.pods, parts.metrics.clone()),
             events: parts.events,
             metrics: parts.metrics,
         }

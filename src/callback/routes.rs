@@ -9,7 +9,7 @@
 //! | 401 | `Unauthorized` | token, certificate, hook and kind do not go together; which of them is not said |
 //! | 404, 405 | `NotFound`, `MethodNotAllowed` | another path or method |
 //! | 408, 413 | `RequestTimeout`, `TooLarge` | the body is too slow or too large |
-//! | 409 | `NotAsked`, `Late`, `AlreadyAcknowledged`, `Anonymous` | it does not count |
+//! | 409 | `NotAsked`, `Late`, `AlreadyAcknowledged`, `Anonymous`, `ForeignPod` | it does not count |
 //! | 503 | `Full`, `TooOften`, `Unavailable` | it could not be written: again, after `Retry-After` |
 
 use std::sync::Arc;
@@ -56,6 +56,9 @@ struct Granted {
 #[derive(Debug)]
 enum Denied {
     Unauthorized,
+    /// All but the token goes together, or the kind. People are told where they look; the caller is
+    /// told no more than anybody.
+    Mistaken(Refusal),
     Unavailable,
 }
 
@@ -114,12 +117,13 @@ async fn answer<B: Buf>(
         .admit(&addressed, peer.as_ref(), &said.token, arrived)
         .await;
     let (result, message) = (said.result, said.message.clone());
-    let outcome = match granted {
-        Ok(granted) => endpoint.commit(&addressed, peer, said, granted).await,
-        Err(Denied::Unauthorized) => Outcome::Superseded,
-        Err(Denied::Unavailable) => Outcome::Unavailable,
+    let (outcome, mistake) = match granted {
+        Ok(granted) => (endpoint.commit(&addressed, peer, said, granted).await, None),
+        Err(Denied::Unauthorized) => (Outcome::Superseded, None),
+        Err(Denied::Mistaken(mistake)) => (Outcome::Superseded, Some(mistake)),
+        Err(Denied::Unavailable) => (Outcome::Unavailable, None),
     };
-    endpoint.tell(&addressed, message, &outcome);
+    endpoint.tell(&addressed, message, &outcome, mistake);
     answer_to(addressed.kind, result, outcome)
 }
 
@@ -195,7 +199,8 @@ impl Endpoint {
         let uids = self.verify(addressed.kind, peer, token, live);
         match (sight, uids) {
             (Some(sight), Some(uids)) => Ok((Granted::new(sight, uids), arrived)),
-            _ => Err(Denied::Unauthorized),
+            (Some(sight), None) => Err(denied(addressed.kind, peer, &sight.hook)),
+            (None, _) => Err(Denied::Unauthorized),
         }
     }
 
@@ -246,7 +251,13 @@ impl Endpoint {
     }
 
     /// Log, metric, and for the controller what a person should see on the hook.
-    fn tell(&self, addressed: &Addressed, message: Option<String>, outcome: &Outcome) {
+    fn tell(
+        &self,
+        addressed: &Addressed,
+        message: Option<String>,
+        outcome: &Outcome,
+        mistake: Option<Refusal>,
+    ) {
         let word = counted_as(outcome);
         self.metrics.acknowledged(addressed.kind, word);
         let Addressed { hook, kind, pod } = addressed;
@@ -263,12 +274,16 @@ impl Endpoint {
             Outcome::Late => Refusal::Late,
             Outcome::Anonymous => Refusal::Anonymous,
             Outcome::AlreadyAcknowledged => Refusal::AlreadyAcknowledged,
+            Outcome::ForeignPod => Refusal::ForeignPod,
             Outcome::Replayed { .. } => Refusal::Repeated,
             Outcome::Written {
                 result: AckResult::Failure,
                 ..
             } => Refusal::Failure,
-            _ => return,
+            _ => match mistake {
+                Some(mistake) => mistake,
+                None => return,
+            },
         };
         let refused = Refused {
             hook: hook.clone(),
@@ -281,6 +296,18 @@ impl Endpoint {
         if self.events.try_send(refused).is_err() {
             tracing::debug!("an acknowledgement that changes nothing gets no Event");
         }
+    }
+}
+
+/// Why a hook that is there lets a caller not in.
+fn denied(kind: HookKind, peer: Option<&Peer>, hook: &KrakeHook) -> Denied {
+    match (
+        peer.is_none_or(|peer| peer.is(hook)),
+        hook.spec.enables(kind),
+    ) {
+        (false, _) => Denied::Unauthorized,
+        (true, false) => Denied::Mistaken(Refusal::NotEnabled),
+        (true, true) => Denied::Mistaken(Refusal::WrongToken),
     }
 }
 
@@ -306,6 +333,7 @@ fn counted_as(outcome: &Outcome) -> AcknowledgementOutcome {
         Outcome::Late => AcknowledgementOutcome::Late,
         Outcome::Anonymous => AcknowledgementOutcome::Anonymous,
         Outcome::AlreadyAcknowledged => AcknowledgementOutcome::AlreadyAcknowledged,
+        Outcome::ForeignPod => AcknowledgementOutcome::ForeignPod,
         Outcome::Superseded => AcknowledgementOutcome::Unauthorized,
         Outcome::Full => AcknowledgementOutcome::Full,
         Outcome::Busy => AcknowledgementOutcome::Busy,
@@ -322,6 +350,7 @@ fn answer_to(kind: HookKind, result: AckResult, outcome: Outcome) -> Answer {
         Outcome::Late => refuse(StatusCode::CONFLICT, "Late"),
         Outcome::Anonymous => refuse(StatusCode::CONFLICT, "Anonymous"),
         Outcome::AlreadyAcknowledged => refuse(StatusCode::CONFLICT, "AlreadyAcknowledged"),
+        Outcome::ForeignPod => refuse(StatusCode::CONFLICT, "ForeignPod"),
         Outcome::Superseded => refuse(StatusCode::UNAUTHORIZED, "Unauthorized"),
         Outcome::Full => again("Full"),
         Outcome::TooOften => again("TooOften"),

@@ -3,15 +3,22 @@
 //! It never tries again by itself: whether a write that failed may be repeated is for the caller
 //! to decide, who knows who waits for it.
 
+use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::{Client, Error};
+use kube::{Client, Error, Resource};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error as ThisError;
 
-use super::Act;
-use crate::api::{HookCertificate, KrakeHook, names};
+use super::{Act, observe};
+use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
+use crate::decide::pods::{Owners, Whose};
 
 /// How long a call may take in all; the client's own timeouts are about connections.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -49,6 +56,14 @@ pub enum AcknowledgeError {
         hook: String,
         /// What the server says.
         source: Box<Error>,
+    },
+    /// Whose the pods are that acknowledge cannot be told.
+    #[error("hook {hook}: whose a pod is cannot be told: {source}")]
+    Unknown {
+        /// The hook, as `namespace/name`.
+        hook: String,
+        /// What went wrong.
+        source: Box<super::Error>,
     },
     /// No usable answer: whether it was written is not known.
     #[error("hook {hook}: no answer from the API server: {source}")]
@@ -96,6 +111,97 @@ pub async fn has_certificate(
         match list.metadata.continue_ {
             Some(next) if !next.is_empty() => page = page.continue_token(&next),
             _ => return Ok(false),
+        }
+    }
+}
+
+/// A hook's workload and its pods as they are just now.
+#[derive(Clone, Debug)]
+pub struct Crew {
+    /// Uids of the pods that are the workload's own.
+    pub own: BTreeSet<String>,
+    /// Whether it is to run at all; it may be at zero, or gone.
+    pub runs: bool,
+}
+
+/// Looks for the pods of the workload that a hook has met, whatever caches have heard of them.
+pub async fn crew(client: &Client, hook: &KrakeHook) -> Result<Crew, super::Error> {
+    let namespace = hook.metadata.namespace.as_deref().unwrap_or_default();
+    let name = hook.metadata.name.as_deref().unwrap_or_default();
+    let uid = hook.metadata.uid.as_deref().unwrap_or_default();
+    let reference = &hook.spec.workload;
+    let guards: Api<HookGuard> = Api::all(client.clone());
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
+    let labelled = observe::hook_selector(name);
+    let all = async {
+        let (workload, guard, mut found, mut known) = futures::try_join!(
+            observe::workload(client, reference.known_kind(), namespace, &reference.name),
+            async {
+                let guard = guards.get_metadata_opt(uid).await;
+                guard.map_err(super::Error::of(Act::Get, format!("HookGuard {uid}")))
+            },
+            metadata(&pods, namespace, &labelled),
+            metadata(&sets, namespace, &labelled),
+        )?;
+        // Nothing is injected into some kinds, and somebody may have taken the label off.
+        if let Some(selector) = workload.as_ref().map(|w| observe::selector(&w.selector))
+            && !selector.is_empty()
+        {
+            let (more, others) = futures::try_join!(
+                metadata(&pods, namespace, &selector),
+                metadata(&sets, namespace, &selector),
+            )?;
+            found.extend(more);
+            known.extend(others);
+        }
+        let met = hook.status.as_ref().and_then(|s| s.workload.as_ref());
+        let met = met.map_or("", |met| met.uid.as_str());
+        let owners = Owners {
+            workload: met,
+            guard: guard
+                .as_ref()
+                .and_then(|guard| guard.metadata.uid.as_deref()),
+            replica_sets: &known,
+        };
+        let own = found
+            .into_iter()
+            .chain(workload.as_ref().map(|w| w.metadata.clone()));
+        let own = own.filter(|pod| owners.whose(pod) == Whose::Own);
+        let same = workload.filter(|w| w.metadata.uid.as_deref() == Some(met));
+        Ok(Crew {
+            own: own.filter_map(|pod| pod.uid).collect(),
+            runs: same.is_some_and(|workload| !workload.stopped),
+        })
+    };
+    match tokio::time::timeout(ANSWER_WITHIN, all).await {
+        Ok(crew) => crew,
+        Err(elapsed) => Err(super::Error::of(Act::List, format!("pods in {namespace}"))(
+            Error::Service(elapsed.into()),
+        )),
+    }
+}
+
+/// Metadata of all that match a label selector.
+async fn metadata<K>(
+    api: &Api<K>,
+    namespace: &str,
+    labels: &str,
+) -> Result<Vec<ObjectMeta>, super::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let mut page = ListParams::default().labels(labels).limit(500);
+    let mut all = Vec::new();
+    loop {
+        let list = api.list_metadata(&page).await.map_err(super::Error::of(
+            Act::List,
+            format!("{} in {namespace}", K::plural(&())),
+        ))?;
+        all.extend(list.items.into_iter().map(|item| item.metadata));
+        match list.metadata.continue_ {
+            Some(next) if !next.is_empty() => page = page.continue_token(&next),
+            _ => return Ok(all),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use thiserror::Error as ThisError;
 
+use super::secrets::SecretError;
+
 /// What was being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -101,6 +103,10 @@ pub fn class_of(error: &kube::Error) -> Class {
         kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => {
             Class::Bug
         }
+        // A Secret may not have been written for a reason of its own.
+        kube::Error::Service(source) => source
+            .downcast_ref::<SecretError>()
+            .map_or(Class::Retry, SecretError::class),
         _ => Class::Retry,
     }
 }

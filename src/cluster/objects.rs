@@ -121,7 +121,7 @@ pub fn guarded(namespace: &str, dependent: &Dependent, by: Option<(&str, Value)>
     patch
 }
 
-/// Our half of a hook's status. The callback's half, `acknowledgements`, is not in it; the
+/// Our half of a hook's status. The callback's half, `acknowledgements` and `rejected`, is not in it; the
 /// resourceVersion makes the write fail if anybody, the callback too, was faster.
 pub fn status(hook: &KrakeHook, status: &KrakeHookStatus) -> Value {
     let mut fields = match serde_json::to_value(status) {
@@ -129,6 +129,7 @@ pub fn status(hook: &KrakeHook, status: &KrakeHookStatus) -> Value {
         _ => Map::new(),
     };
     fields.remove("acknowledgements");
+    fields.remove("rejected");
     let mut object = json!({
         "apiVersion": API,
         "kind": "KrakeHook",

@@ -19,7 +19,7 @@ use super::addresses::{Addresses, is_out_of_service};
 use super::{Act, Error, pages, slim};
 use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadKind, names};
 use crate::decide::bare;
-use crate::decide::pods::{has_ours, is_finished};
+use crate::decide::pods::{has_ours, is_finished, keep_own};
 use crate::decide::seen::{
     CallsMade, Secrets, controller_of, has_finalizer, is_let_go, is_owned_by,
 };
@@ -114,6 +114,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         token: None,
         refusal: None,
         rejections: Vec::new(),
+        hook_gone: false,
         hook: hook.clone(),
     };
     (seen.workload, seen.service) = futures::try_join!(
@@ -137,6 +138,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         seen.never_called = caches.addresses.never_called();
     } else {
         add_bare(client, &mut seen, None).await?;
+        keep_own(&mut seen);
     }
     Ok(seen)
 }
@@ -327,7 +329,8 @@ fn is_canary(meta: &ObjectMeta, hook: &str, hook_uid: &str) -> bool {
         }
 }
 
-fn selector(labels: &BTreeMap<String, String>) -> String {
+/// The selector of what has all these labels.
+pub fn selector(labels: &BTreeMap<String, String>) -> String {
     let pairs: Vec<_> = labels
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
@@ -396,6 +399,7 @@ async fn look_live(client: &Client, addresses: &Addresses, seen: &mut Seen) -> R
     add_bare(client, seen, bare).await?;
     seen.canaries = canaries;
     seen.callable = callable;
+    keep_own(seen);
     seen.lost_nodes = lost_nodes(client, addresses, seen).await?;
     Ok(())
 }

@@ -161,7 +161,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     if rounds == 1 {
         context.feed.settle(object, fingerprint);
     }
-    if is_let_go(&seen.hook.metadata) {
+    if seen.hook_gone || is_let_go(&seen.hook.metadata) {
         context.forget(&uid);
     }
     Ok(Action::requeue(match next.earliest(believed) {

@@ -5,10 +5,13 @@
 //! | any | another hook or workload than the token was made for, or the kind is not enabled | `Superseded` |
 //! | shutdown | no request for this workload | `NotAsked` |
 //! | any | the same stands there for this request (complete: this workload), open or closed | `Replayed` |
+//! | complete | this run has been scaled to zero because it is complete, and is at zero still | `Replayed` |
 //! | any | the hook is going and nothing of ours keeps it: nobody would act on it | `Superseded` |
+//! | any | nothing of ours keeps the hook yet | `Unkept` |
 //! | shutdown | the request is closed | `Late` |
 //! | any | pods are counted (`All`, `AtLeast`), and this one does not say which it is | `Anonymous` |
 //! | shutdown | pods are counted, and this one is not among those that were asked | `NotAsked` |
+//! | any | the URL names a pod that is not the workload's | `ForeignPod` |
 //! | any | a Success stands there, and this is a Failure | `AlreadyAcknowledged` |
 //! | any | 512 others stand there | `Full` |
 //! | any | this is a Failure | `Write`, only while nothing at all changes |
@@ -16,15 +19,24 @@
 //!
 //! What a cache says may be old by the time it takes to call an app and to be answered. So all but
 //! a Success that is written is [`Verdict::LookAgain`] from a cached hook: a write tests what it
-//! was decided on, a refusal (and a replay, which promises that something counts) cannot.
+//! was decided on, a refusal (and a replay, which promises that something counts) cannot. Likewise
+//! whose a pod is: what the caches do not know for the workload's own is [`Verdict::LookAround`].
+//!
+//! One who is not refused here counts: the quorum asks no second time. Without a uid in the URL it is
+//! nobody's pod in particular; that, and a uid that is a sibling's, cannot be told from the truth,
+//! because all pods of a workload have one token.
 
-use jiff::Timestamp;
+use std::borrow::Cow;
+
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use crate::api::krake_hook::QuorumPolicy;
-use crate::api::status::{AckResult, Acknowledgement, RequestState, ShutdownRequest};
-use crate::api::{HookKind, KrakeHook};
+use crate::api::krake_hook::{CompleteAction, QuorumPolicy};
+use crate::api::status::{
+    AckResult, Acknowledgement, Completion, KrakeHookStatus, RequestState, ShutdownRequest,
+};
+use crate::api::{HookKind, KrakeHook, names};
 use crate::decide::seen::is_let_go;
 
 /// How many keys `status.acknowledgements` may have.
@@ -63,6 +75,35 @@ pub enum Look {
     Live,
 }
 
+/// What is known of the pod that speaks, and of its workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// Whose the pod is that the URL names.
+    pub speaker: Speaker,
+    /// Whether the workload is to run, or is at zero; from a live look.
+    pub runs: Option<bool>,
+}
+
+/// Whose the pod is that the URL names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speaker {
+    /// That has to be looked up.
+    #[default]
+    Unknown,
+    /// The workload's own.
+    Own,
+    /// Another workload's, or nobody's; from a live look.
+    Foreign,
+}
+
+impl Around {
+    /// A pod of the workload's own speaks, and the workload runs.
+    pub const OWN: Self = Self {
+        speaker: Speaker::Own,
+        runs: Some(true),
+    };
+}
+
 /// What becomes of an acknowledgement.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
@@ -85,8 +126,15 @@ pub enum Verdict {
     Full,
     /// The hook is no longer the one the token was verified for.
     Superseded,
+    /// The pod that the URL names is not the workload's.
+    ForeignPod,
+    /// Our finalizer is not on the hook: an acknowledgement could go with it before anybody has acted
+    /// on it.
+    Unkept,
     /// The hook has to be read from the server first.
     LookAgain,
+    /// The workload and its pods have to be read from the server first.
+    LookAround,
 }
 
 /// One guarded write.
@@ -104,16 +152,17 @@ pub struct Write {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Test {
     /// Where, as a JSON pointer.
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// What must stand there.
     pub value: String,
 }
 
 /// Decides on one acknowledgement.
-pub fn decide(hook: &KrakeHook, incoming: &Incoming, look: Look) -> Verdict {
-    let verdict = judge(hook, incoming);
+pub fn decide(hook: &KrakeHook, incoming: &Incoming, look: Look, around: Around) -> Verdict {
+    let verdict = judge(hook, incoming, around);
     let survives_an_old_look = match &verdict {
         Verdict::Write(write) => write.value.result == AckResult::Success,
+        Verdict::LookAround => true,
         _ => false,
     };
     if look == Look::Cached && !survives_an_old_look {
@@ -140,7 +189,7 @@ pub fn key(kind: HookKind, pod: Option<&str>) -> String {
     format!("{kind}.{}", pod.unwrap_or(ANONYMOUS))
 }
 
-fn judge(hook: &KrakeHook, incoming: &Incoming) -> Verdict {
+fn judge(hook: &KrakeHook, incoming: &Incoming, around: Around) -> Verdict {
     let uid = hook.metadata.uid.as_deref();
     let status = hook.status.as_ref();
     let workload = status.and_then(|status| status.workload.as_ref());
@@ -165,17 +214,35 @@ fn judge(hook: &KrakeHook, incoming: &Incoming) -> Verdict {
         .acknowledgements
         .get(&key)
         .filter(|stored| answers(stored, request, &workload.uid));
-    if stored.is_some_and(|stored| says_the_same(stored, incoming)) {
+    let done = finished_run(status, &workload.uid).filter(|_| incoming.kind == HookKind::Complete);
+    let about_this_run = done.is_none() || incoming.result == AckResult::Failure;
+    if about_this_run && stored.is_some_and(|stored| says_the_same(stored, incoming)) {
         let request = request.map(|request| request.id.clone());
         return Verdict::Replayed { request };
+    }
+    // One whose word stands there was seen to be the workload's own; it may be gone by now.
+    let speaker = match stored {
+        Some(_) => Speaker::Own,
+        None => around.speaker,
+    };
+    if !about_this_run && uncounted(hook, request, incoming, speaker).is_none() {
+        match around.runs {
+            None => return Verdict::LookAround,
+            Some(false) => return Verdict::Replayed { request: None },
+            // Scaled up again: it is the next run that says so.
+            Some(true) => {}
+        }
     }
     if is_let_go(&hook.metadata) {
         return Verdict::Superseded;
     }
+    let Some(finalizer) = position_of_ours(hook) else {
+        return Verdict::Unkept;
+    };
     if request.is_some_and(|request| request.state == RequestState::Closed) {
         return Verdict::Late;
     }
-    if let Some(verdict) = uncounted(hook, request, incoming) {
+    if let Some(verdict) = uncounted(hook, request, incoming, speaker) {
         return verdict;
     }
     let counted = stored.is_some_and(|stored| stored.result == AckResult::Success);
@@ -187,29 +254,51 @@ fn judge(hook: &KrakeHook, incoming: &Incoming) -> Verdict {
     }
     Verdict::Write(Write {
         key,
-        value: acknowledgement(hook, request, incoming),
-        tests: tests(hook, request, incoming),
+        value: acknowledgement(hook, request, incoming, done),
+        tests: tests(hook, request, incoming, finalizer),
     })
 }
 
-/// Where pods are counted, 200 would be a lie to whoever is not.
+/// The completion that has led the workload to zero, if one has: the next run may say the same again,
+/// and that is another completion.
+fn finished_run<'a>(status: &'a KrakeHookStatus, workload_uid: &str) -> Option<&'a Completion> {
+    let done = status.completion.as_ref()?;
+    let stopped = status.stopped.as_ref()?;
+    let led_to_zero = done.action == CompleteAction::ScaleToZero
+        && done.workload_uid == workload_uid
+        && stopped.workload_uid == workload_uid
+        && stopped.at.is_some();
+    led_to_zero.then_some(done)
+}
+
+fn position_of_ours(hook: &KrakeHook) -> Option<usize> {
+    let mut finalizers = hook.metadata.finalizers.iter().flatten();
+    finalizers.position(|finalizer| finalizer == names::HOOK_FINALIZER)
+}
+
+/// 200 would be a lie to whoever is not counted.
 fn uncounted(
     hook: &KrakeHook,
     request: Option<&ShutdownRequest>,
     incoming: &Incoming,
+    speaker: Speaker,
 ) -> Option<Verdict> {
     let policy = match request {
         Some(request) => request.terms.acknowledgements.policy,
         None => hook.spec.complete.as_ref()?.acknowledgements.policy,
     };
-    if policy == QuorumPolicy::Any {
-        return None;
-    }
+    let counts_pods = policy != QuorumPolicy::Any;
     let Some(pod) = &incoming.pod else {
-        return Some(Verdict::Anonymous);
+        return counts_pods.then_some(Verdict::Anonymous);
     };
-    let asked = request.is_none_or(|request| request.pods.contains(pod));
-    (!asked).then_some(Verdict::NotAsked)
+    match (request, speaker) {
+        // Whoever was asked has been seen to be the workload's own.
+        (Some(request), _) if request.pods.contains(pod) => None,
+        (Some(_), _) if counts_pods => Some(Verdict::NotAsked),
+        (_, Speaker::Own) => None,
+        (_, Speaker::Unknown) => Some(Verdict::LookAround),
+        (_, Speaker::Foreign) => Some(Verdict::ForeignPod),
+    }
 }
 
 fn answers(
@@ -229,13 +318,17 @@ fn acknowledgement(
     hook: &KrakeHook,
     request: Option<&ShutdownRequest>,
     incoming: &Incoming,
+    done: Option<&Completion>,
 ) -> Acknowledgement {
+    // What is said of another run than the one that has ended is later, whatever two clocks say.
+    let after = done.map(|done| done.at.0 + SignedDuration::from_secs(1));
+    let at = after.map_or(incoming.at, |after| after.max(incoming.at));
     let complete = match incoming.kind {
         HookKind::Complete => hook.spec.complete.as_ref(),
         HookKind::Shutdown => None,
     };
     Acknowledgement {
-        at: Time(whole_seconds(incoming.at)),
+        at: Time(whole_seconds(at)),
         request: request.map(|request| request.id.clone()),
         workload_uid: incoming.workload_uid.clone(),
         action: complete.map(|complete| complete.action),
@@ -251,12 +344,22 @@ fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
-fn tests(hook: &KrakeHook, request: Option<&ShutdownRequest>, incoming: &Incoming) -> Vec<Test> {
-    let test = |path, value: &str| Test {
-        path,
+fn tests(
+    hook: &KrakeHook,
+    request: Option<&ShutdownRequest>,
+    incoming: &Incoming,
+    finalizer: usize,
+) -> Vec<Test> {
+    let test = |path: &'static str, value: &str| Test {
+        path: path.into(),
         value: value.to_owned(),
     };
     let mut tests = vec![test("/metadata/uid", &incoming.hook_uid)];
+    // Without it the hook may go before anybody has acted on what it has taken.
+    tests.push(Test {
+        path: format!("/metadata/finalizers/{finalizer}").into(),
+        value: names::HOOK_FINALIZER.to_owned(),
+    });
     match request {
         Some(request) => {
             tests.push(test("/status/request/id", &request.id));

@@ -3,6 +3,11 @@ use crate::api::names::HOOK_FINALIZER;
 use crate::testing;
 use proptest::prelude::*;
 
+/// Of a pod of the workload's own.
+fn decide(hook: &KrakeHook, incoming: &Incoming, look: Look) -> Verdict {
+    super::decide(hook, incoming, look, Around::OWN)
+}
+
 fn incoming(kind: HookKind, result: AckResult) -> Incoming {
     Incoming {
         kind,
@@ -56,7 +61,10 @@ fn word(verdict: &Verdict) -> &'static str {
         Verdict::AlreadyAcknowledged => "AlreadyAcknowledged",
         Verdict::Full => "Full",
         Verdict::Superseded => "Superseded",
+        Verdict::ForeignPod => "ForeignPod",
+        Verdict::Unkept => "Unkept",
         Verdict::LookAgain => "LookAgain",
+        Verdict::LookAround => "LookAround",
     }
 }
 
@@ -272,6 +280,7 @@ fn each_kind_of_write_tests_what_it_was_decided_on() {
         write(HookKind::Shutdown, AckResult::Success),
         json!([
             {"op": "test", "path": "/metadata/uid", "value": testing::HOOK_UID},
+            {"op": "test", "path": "/metadata/finalizers/0", "value": HOOK_FINALIZER},
             {"op": "test", "path": "/status/request/id", "value": "r1"},
             {"op": "test", "path": "/status/request/state", "value": "Open"},
             {"op": "add", "path": "/status/acknowledgements/shutdown.pod-1", "value": {
@@ -280,13 +289,115 @@ fn each_kind_of_write_tests_what_it_was_decided_on() {
         ])
     );
     let complete = write(HookKind::Complete, AckResult::Failure);
-    assert_eq!(complete[1]["path"], "/status/workload/uid");
-    assert_eq!(complete[1]["value"], testing::WORKLOAD_UID);
-    assert_eq!(complete[2]["path"], "/metadata/resourceVersion");
-    assert_eq!(complete[2]["value"], "1");
-    assert_eq!(complete[3]["value"]["action"], "Delete");
-    assert_eq!(complete[3]["value"]["policy"], "Any");
-    assert_eq!(complete[3]["value"]["result"], "Failure");
+    assert_eq!(complete[2]["path"], "/status/workload/uid");
+    assert_eq!(complete[2]["value"], testing::WORKLOAD_UID);
+    assert_eq!(complete[3]["path"], "/metadata/resourceVersion");
+    assert_eq!(complete[3]["value"], "1");
+    assert_eq!(complete[4]["value"]["action"], "Delete");
+    assert_eq!(complete[4]["value"]["policy"], "Any");
+    assert_eq!(complete[4]["value"]["result"], "Failure");
+}
+
+#[test]
+fn whoever_is_not_the_workloads_own_counts_with_no_policy() {
+    use HookKind::{Complete, Shutdown};
+    use QuorumPolicy::{All, Any, AtLeast};
+    let open = Some(("r1", RequestState::Open));
+    for (policy, kind, pod, unknown, foreign) in [
+        (Any, Complete, Some("pod-1"), "LookAround", "ForeignPod"),
+        (All, Complete, Some("pod-1"), "LookAround", "ForeignPod"),
+        (AtLeast, Complete, Some("pod-1"), "LookAround", "ForeignPod"),
+        (Any, Shutdown, Some("pod-1"), "LookAround", "ForeignPod"),
+        (All, Shutdown, Some("pod-1"), "NotAsked", "NotAsked"),
+        // Who was asked was seen to be the workload's own.
+        (Any, Shutdown, Some("asked"), "Write", "Write"),
+        (All, Shutdown, Some("asked"), "Write", "Write"),
+        // Nobody in particular.
+        (Any, Complete, None, "Write", "Write"),
+        (Any, Shutdown, None, "Write", "Write"),
+    ] {
+        let mut seen = hook(open, kind, None);
+        let request = seen.status.as_mut().unwrap().request.as_mut().unwrap();
+        request.pods = vec!["asked".into()];
+        request.terms.acknowledgements.policy = policy;
+        seen.spec.complete.as_mut().unwrap().acknowledgements.policy = policy;
+        let incoming = Incoming {
+            pod: pod.map(str::to_owned),
+            ..incoming(kind, AckResult::Success)
+        };
+        for (speaker, expected) in [(Speaker::Unknown, unknown), (Speaker::Foreign, foreign)] {
+            let around = Around {
+                speaker,
+                runs: Some(true),
+            };
+            let row = format!("{policy:?} {kind} {pod:?} {speaker:?}");
+            let verdict = super::decide(&seen, &incoming, Look::Live, around);
+            assert_eq!(word(&verdict), expected, "{row}");
+        }
+    }
+}
+
+#[test]
+fn without_our_finalizer_nothing_is_taken_and_with_it_it_is_tested_where_it_stands() {
+    let open = Some(("r1", RequestState::Open));
+    for kind in [HookKind::Complete, HookKind::Shutdown] {
+        let incoming = incoming(kind, AckResult::Success);
+        let mut seen = hook(open, kind, None);
+        seen.metadata.finalizers = Some(vec!["somebody/else".into(), HOOK_FINALIZER.into()]);
+        let Verdict::Write(write) = decide(&seen, &incoming, Look::Cached) else {
+            panic!("it is taken");
+        };
+        let there = Test {
+            path: "/metadata/finalizers/1".into(),
+            value: HOOK_FINALIZER.into(),
+        };
+        assert!(write.tests.contains(&there), "{:?}", write.tests);
+        seen.metadata.finalizers = None;
+        assert_eq!(decide(&seen, &incoming, Look::Live), Verdict::Unkept);
+    }
+}
+
+#[test]
+fn what_is_said_after_a_run_was_scaled_to_zero_is_about_the_next_one_if_there_is_one() {
+    let mut seen = hook(
+        None,
+        HookKind::Complete,
+        Some(stored(None, AckResult::Success)),
+    );
+    let done = Timestamp::from_second(1_800_000_000).unwrap();
+    let status = seen.status.as_mut().unwrap();
+    status.completion = Some(Completion {
+        workload_uid: testing::WORKLOAD_UID.into(),
+        template_hash: String::new(),
+        at: Time(done),
+        action: CompleteAction::ScaleToZero,
+        request: None,
+        pods: Vec::new(),
+    });
+    status.stopped = Some(crate::api::status::Stopped {
+        workload_uid: testing::WORKLOAD_UID.into(),
+        because: crate::api::status::Trigger::Complete,
+        replicas: Some(2),
+        at: Some(Time(done)),
+    });
+    let same = incoming(HookKind::Complete, AckResult::Success);
+    let when = |speaker, runs| super::decide(&seen, &same, Look::Live, Around { speaker, runs });
+    assert_eq!(when(Speaker::Own, None), Verdict::LookAround);
+    assert_eq!(word(&when(Speaker::Own, Some(false))), "Replayed");
+    let copys = Incoming {
+        pod: Some("copy".into()),
+        ..same.clone()
+    };
+    let foreign = Around {
+        speaker: Speaker::Foreign,
+        runs: Some(false),
+    };
+    let verdict = super::decide(&seen, &copys, Look::Live, foreign);
+    assert_eq!(verdict, Verdict::ForeignPod);
+    let Verdict::Write(write) = when(Speaker::Own, Some(true)) else {
+        panic!("the next run is complete, too");
+    };
+    assert!(write.value.at.0 > done, "later than the run before it");
 }
 
 #[test]

@@ -220,6 +220,7 @@ impl Plan<'_> {
         })
     }
 
+    /// How far a request is.
     pub(super) fn tally(&self, request: &ShutdownRequest) -> Tally {
         let able = pods::able_to_acknowledge(self.seen, &request.workload_uid);
         let said = self.said_to(request);
@@ -242,7 +243,8 @@ impl Plan<'_> {
         if tally.acknowledged > 0 || !tally.missing.is_empty() || able.is_empty() {
             return;
         }
-        self.change_request(|request| request.pods.extend(able));
+        let next = pods::to_ask(self.seen, workload_uid);
+        self.change_request(|request| request.pods.extend(next));
     }
 
     fn open(&mut self, workload: &Workload, purpose: Trigger) {
@@ -268,7 +270,7 @@ impl Plan<'_> {
 
     fn begin(&mut self, workload: &Workload, purpose: Trigger, terms: Terms) {
         let uid = uid_of(&workload.metadata);
-        let pods = pods::able_to_acknowledge(self.seen, &uid);
+        let pods = pods::to_ask(self.seen, &uid);
         let last = self.status.request.as_ref();
         let ordinal = last
             .filter(|last| last.workload_uid == uid)

@@ -1,9 +1,9 @@
 //! Whom to call, and when.
 //!
-//! With `fanOut: One` one pod is called at a time, another one each time, until one has answered. With
-//! `EachPod` each pod that counts has its own call and its own repetitions; those that become ready
-//! later are called then. Nobody is called who has acknowledged already, or who has answered that he
-//! never will (404, 405).
+//! With `fanOut: One` one pod is called at a time, another one each time, until one has answered; and
+//! another one if that one goes. With `EachPod` each pod that counts has its own call and its own
+//! repetitions; those that become ready later are called then. Nobody is called who has acknowledged
+//! already, or who has answered that he never will (404, 405).
 //!
 //! Calls are repeated after half the time that has passed, within bounds: that backs off exponentially
 //! and needs no counter that a restart could lose.
@@ -134,7 +134,7 @@ impl Plan<'_> {
     /// The pod after the one that was called last, if its time has come.
     fn next_one(&mut self, request: &ShutdownRequest, targets: Vec<Target>) -> Option<Vec<Target>> {
         let last = request.last_attempt.as_ref();
-        if self.seen.calls.open() > 0 || last.is_some_and(|last| is_final(&last.code)) {
+        if self.seen.calls.open() > 0 || self.is_answered(last) {
             return Some(Vec::new());
         }
         if targets.is_empty() {
@@ -153,6 +153,19 @@ impl Plan<'_> {
             .map_or(0, |position| position + 1);
         let next = targets.get(after).or_else(|| targets.first());
         Some(next.cloned().into_iter().collect())
+    }
+
+    /// Whether a pod has answered for good. One that has gone since, or is on its way out, has taken
+    /// the call along: another one is called.
+    fn is_answered(&self, last: Option<&Attempt>) -> bool {
+        let made = &self.seen.calls;
+        if made.is_empty() {
+            return last.is_some_and(|last| is_final(&last.code));
+        }
+        made.0.iter().any(|(uid, called)| {
+            let last = called.last.as_ref();
+            last.is_some_and(|last| is_final(&last.code)) && pods::stays(self.seen, uid)
+        })
     }
 
     /// Each pod whose time has come.

@@ -69,6 +69,7 @@ impl Plan<'_> {
         let entry = self.entry(Outcome::Completed, &message);
         self.remember(entry);
         let next = match action {
+            _ if at_work.is_none() => "the workload that said so is gone",
             CompleteAction::Delete => "the workload is deleted",
             CompleteAction::ScaleToZero => "the workload is scaled to zero",
             CompleteAction::None => "the workload is left as it is",

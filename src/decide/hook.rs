@@ -32,6 +32,9 @@ const HISTORY: usize = 10;
 
 /// What is to be done about a hook and its workload.
 pub fn decide(seen: &Seen, settings: &Settings, now: Timestamp) -> Decision {
+    if seen.hook_gone {
+        return Decision::nothing();
+    }
     let meta = &seen.hook.metadata;
     let deleting = meta.deletion_timestamp.is_some();
     match (deleting, has_finalizer(meta, names::HOOK_FINALIZER)) {
@@ -42,7 +45,9 @@ pub fn decide(seen: &Seen, settings: &Settings, now: Timestamp) -> Decision {
     }
     let mut plan = Plan::new(seen, settings, now);
     if let Some(rival) = &seen.rival {
-        plan.stand_back(rival);
+        if !plan.has_promised() {
+            plan.stand_back(rival);
+        }
     } else if let Some(workload) = &seen.workload {
         plan.meet(workload);
         if workload.metadata.deletion_timestamp.is_some() {
@@ -121,8 +126,49 @@ impl<'a> Plan<'a> {
                 spec.workload.kind, spec.workload.name
             ),
         ));
+        // Nothing that is said to this hook is acted on any more, so nothing is taken.
+        self.settle_last("an older hook has the workload");
+        self.status.workload = None;
         if self.hook_deleting() {
             self.then.push(Effect::RemoveHookFinalizer);
+        }
+    }
+
+    /// Whether this hook has taken a completion before an older one was there, and acts on it.
+    fn has_promised(&mut self) -> bool {
+        let Some(workload) = &self.seen.workload else {
+            return false;
+        };
+        let uid = uid_of(&workload.metadata);
+        let met = self.status.workload.as_ref().is_some_and(|w| w.uid == uid);
+        let done = self.status.completion.as_ref();
+        let due = done.is_none_or(|done| done.workload_uid == uid);
+        met && due && workload.metadata.deletion_timestamp.is_none() && self.completed(workload)
+    }
+
+    /// What was asked of, and said by, a workload that this hook has nothing more to do with: it is the
+    /// history's.
+    fn settle_last(&mut self, why: &str) {
+        if let Some(request) = &self.status.request
+            && request.state == RequestState::Open
+        {
+            let tally = self.tally(request);
+            let (outcome, message) = match tally.is_enough() {
+                true => (
+                    Outcome::Acknowledged,
+                    format!("{} acknowledgement(s); {why}", tally.acknowledged),
+                ),
+                false => (Outcome::Skipped, why.to_owned()),
+            };
+            if let Some(request) = &mut self.status.request {
+                close(request, outcome, &message);
+            }
+            let entry = self.entry(outcome, &message);
+            self.remember(entry);
+        }
+        if let Some(last) = self.status.workload.clone() {
+            // Answered while the workload went: what is left of it is the receipt.
+            self.note_completion_of(&last.uid, String::new(), None);
         }
     }
 
@@ -141,6 +187,19 @@ impl<'a> Plan<'a> {
                 ));
             }
             return;
+        }
+        self.settle_last("the workload was created again before anybody saw it go");
+        if let Some(done) = &self.status.completion
+            && done.template_hash.is_empty()
+        {
+            self.find(Finding::yes(
+                ConditionType::Completed,
+                Reason::Complete,
+                format!(
+                    "{} that was here before ran to completion at {}; it was created again, and runs like any other",
+                    workload, done.at.0
+                ),
+            ));
         }
         if let Some(done) = &self.status.completion
             && done.template_hash == self.plain_template_hash(workload)
@@ -169,18 +228,7 @@ impl<'a> Plan<'a> {
         let spec = &self.seen.hook.spec;
         self.settle_strays(None);
         self.status.stopped = None;
-        if let Some(request) = &mut self.status.request
-            && request.state == RequestState::Open
-        {
-            let message = "the workload went without waiting: somebody took its finalizer off";
-            close(request, Outcome::Skipped, message);
-            let entry = self.entry(Outcome::Skipped, message);
-            self.remember(entry);
-        }
-        if let Some(last) = self.status.workload.clone() {
-            // Answered while the workload went: what is left of it is the receipt.
-            self.note_completion_of(&last.uid, String::new(), None);
-        }
+        self.settle_last("the workload went without waiting: somebody took its finalizer off");
         let completed = self.status.completion.as_ref().map(|done| done.at.0);
         let (reason, message) = match completed {
             Some(at) => {

@@ -26,6 +26,7 @@
 //! - [`farewell`]: what is left to do for a hook that is gone;
 //! - [`strays`]: what was copied or restored without its hook;
 //! - [`ack`]: whether an acknowledgement counts;
+//! - [`rejected`]: how those are counted that do not;
 //! - [`certificate`]: when a certificate is issued; [`attempts`]: when again, if it was refused;
 //! - [`authority`]: which authority signs, and when another one takes its place;
 //! - [`authority_status`]: what people are shown of that;
@@ -57,6 +58,7 @@ pub mod pods;
 pub mod presence;
 pub mod providing;
 pub mod quorum;
+pub mod rejected;
 pub mod removal;
 pub mod seen;
 pub mod service;

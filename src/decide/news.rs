@@ -23,7 +23,12 @@ pub fn fingerprint(hook: &KrakeHook) -> u64 {
 /// Whether a hook differs from what it was by nothing but acknowledgements: only the callback was
 /// faster. What else was seen with the older one can be decided on with the newer.
 pub fn only_acknowledged_since(before: &KrakeHook, now: &KrakeHook) -> bool {
-    let rest = |hook| told(hook, |status| status.acknowledgements.clear());
+    let rest = |hook| {
+        told(hook, |status| {
+            status.acknowledgements.clear();
+            status.rejected = None;
+        })
+    };
     before.metadata.resource_version != now.metadata.resource_version && rest(before) == rest(now)
 }
 

@@ -11,7 +11,7 @@ use super::inject;
 use super::seen::{Seen, controller_of, is_owned_by};
 use super::service;
 use super::workload::Workload;
-use crate::api::kind::Change;
+use crate::api::kind::{Change, DependentKind};
 use crate::api::names;
 use crate::api::status::RememberedCallOut;
 
@@ -26,6 +26,98 @@ pub struct Target {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
+}
+
+/// Whose a pod is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The workload's own.
+    Own,
+    /// Another workload's, or nobody's: a copy of an injected manifest has the hook's label, stamp and
+    /// token, and is none of its pods.
+    Another,
+    /// Its ReplicaSet is not known.
+    Unknown,
+}
+
+/// By what a pod is known as the workload's own: the workload owns it, or its ReplicaSet, or did until
+/// a deletion in the foreground left nothing but the guard.
+#[derive(Clone, Copy, Debug)]
+pub struct Owners<'a> {
+    /// Uid of the workload.
+    pub workload: &'a str,
+    /// Uid of the hook's guard.
+    pub guard: Option<&'a str>,
+    /// ReplicaSets that are known, whosever they are.
+    pub replica_sets: &'a [ObjectMeta],
+}
+
+impl<'a> Owners<'a> {
+    fn of(seen: &'a Seen, workload: &'a str) -> Self {
+        Self {
+            workload,
+            guard: guard_uid(seen),
+            replica_sets: &seen.replica_sets,
+        }
+    }
+
+    /// Whose a pod is.
+    pub fn whose(&self, pod: &ObjectMeta) -> Whose {
+        if pod.uid.as_deref() == Some(self.workload) || self.own(pod) {
+            return Whose::Own;
+        }
+        let Some(controller) = controller_of(pod) else {
+            return Whose::Another;
+        };
+        let mut sets = self.replica_sets.iter();
+        match sets.find(|set| set.uid.as_ref() == Some(&controller.uid)) {
+            Some(set) if self.own(set) => Whose::Own,
+            Some(_) => Whose::Another,
+            None if controller.kind == DependentKind::ReplicaSet.as_str() => Whose::Unknown,
+            None => Whose::Another,
+        }
+    }
+
+    fn own(&self, meta: &ObjectMeta) -> bool {
+        is_owned_by(meta, self.workload) || self.guard.is_some_and(|uid| is_owned_by(meta, uid))
+    }
+}
+
+/// Leaves only pods that may be the workload's own: all that is decided about pods is decided about
+/// these. Whatever carries the hook's label was seen, and a label is easily copied.
+pub fn keep_own(seen: &mut Seen) {
+    let Some(uid) = workload_uid(seen).map(ToOwned::to_owned) else {
+        return;
+    };
+    let mut pods = std::mem::take(&mut seen.pods);
+    let owners = Owners::of(seen, &uid);
+    pods.retain(|pod| owners.whose(&pod.metadata) != Whose::Another);
+    seen.pods = pods;
+}
+
+/// Uid of the workload; of the last one, if there is none.
+fn workload_uid(seen: &Seen) -> Option<&str> {
+    let present = seen.workload.as_ref().map(|w| w.metadata.uid.as_deref());
+    let last = seen.hook.status.as_ref().and_then(|s| s.workload.as_ref());
+    present.unwrap_or(last.map(|last| last.uid.as_str()))
+}
+
+/// Uids of the pods that a request asks: those that could acknowledge and stay, for they are the ones
+/// that are called. Where all are on their way out, they are asked all the same: by whatever else tells
+/// them.
+pub fn to_ask(seen: &Seen, workload_uid: &str) -> Vec<String> {
+    let able = able_to_acknowledge(seen, workload_uid);
+    let stays = |uid: &&String| stays(seen, uid);
+    let staying: Vec<String> = able.iter().filter(stays).cloned().collect();
+    if staying.is_empty() { able } else { staying }
+}
+
+/// Whether a pod is there, and neither finished nor on its way out.
+pub fn stays(seen: &Seen, uid: &str) -> bool {
+    let mut pods = seen.pods.iter().chain(&seen.callable);
+    pods.any(|pod| {
+        pod.metadata.uid.as_deref() == Some(uid) && !is_finished(pod) && !is_leaving(pod)
+    })
 }
 
 /// Uids of the pods that could acknowledge: reached from the workload or the guard, with a stamp of
@@ -83,21 +175,20 @@ pub fn guard_uid(seen: &Seen) -> Option<&str> {
     seen.guard.as_ref()?.metadata.uid.as_deref()
 }
 
-/// Pods that can be called: ready, with an address of their own; the workload's own first.
+/// Pods that can be called: ready, staying, with an address of their own; the workload's own first.
+///
+/// Of the workload's own only those are called that could acknowledge, or a call that one of them takes
+/// would be waited for in vain. Behind the Service there may also be pods that stop the app on behalf
+/// of others; but none that pretends to be the hook's, and is a copy's.
 pub fn targets(seen: &Seen, call_out: &RememberedCallOut) -> Vec<Target> {
-    let own = |pod: &Pod| {
-        seen.pods
-            .iter()
-            .any(|other| other.metadata.uid == pod.metadata.uid)
-    };
-    let mut pods: Vec<&Pod> = seen
-        .callable
-        .iter()
-        .filter(|pod| is_ready(pod) && !is_finished(pod) && !uses_host_network(pod))
-        .collect();
-    pods.sort_by_key(|pod| (!own(pod), pod.metadata.name.clone()));
+    let ready = seen.callable.iter().filter(|pod| {
+        is_ready(pod) && !is_finished(pod) && !is_leaving(pod) && !uses_host_network(pod)
+    });
+    let called = ready.filter_map(|pod| Some((is_own_to_call(seen, pod)?, pod)));
+    let mut pods: Vec<(bool, &Pod)> = called.collect();
+    pods.sort_by_key(|(own, pod)| (!own, pod.metadata.name.clone()));
     pods.into_iter()
-        .filter_map(|pod| {
+        .filter_map(|(_, pod)| {
             Some(Target {
                 pod: pod.metadata.name.clone()?,
                 uid: pod.metadata.uid.clone()?,
@@ -106,6 +197,27 @@ pub fn targets(seen: &Seen, call_out: &RememberedCallOut) -> Vec<Target> {
             })
         })
         .collect()
+}
+
+/// Whether a pod behind the Service is one of the workload's own; nothing if it is not to be called.
+fn is_own_to_call(seen: &Seen, pod: &Pod) -> Option<bool> {
+    let uid = workload_uid(seen).unwrap_or_default();
+    let label = |name: &str| pod.metadata.labels.as_ref()?.get(name).map(String::as_str);
+    let selector = seen.workload.as_ref().map(|workload| &workload.selector);
+    let selected = selector.is_some_and(|selector| {
+        let mut labels = selector.iter();
+        !selector.is_empty() && labels.all(|(name, value)| label(name) == Some(value))
+    });
+    let own = match Owners::of(seen, uid).whose(&pod.metadata) {
+        Whose::Own => true,
+        Whose::Another => false,
+        // Its ReplicaSet may be from before the hook.
+        Whose::Unknown => selected,
+    };
+    let pretends = label(names::HOOK_LABEL) == Some(seen.hook_name())
+        || inject::carries_stamp_of(&pod.metadata, seen.hook_uid());
+    let called = if own { has_ours(seen, pod) } else { !pretends };
+    called.then_some(own)
 }
 
 /// Name of a pod, or its uid where it is gone.
@@ -171,19 +283,11 @@ pub fn stuck_since(seen: &Seen, patience: SignedDuration) -> Option<Timestamp> {
 /// Pods of the workload with a stamp of this hook that are not finished, on nodes that are still
 /// there.
 fn reached<'a>(seen: &'a Seen, workload_uid: &'a str) -> impl Iterator<Item = &'a Pod> {
-    let guard = guard_uid(seen);
-    let reached = move |meta: &ObjectMeta| {
-        is_owned_by(meta, workload_uid) || guard.is_some_and(|guard| is_owned_by(meta, guard))
-    };
-    let by_a_set = move |meta: &ObjectMeta| {
-        let uid = controller_of(meta).map(|owner| &owner.uid);
-        let mut sets = seen.replica_sets.iter();
-        sets.any(|set| set.uid.as_ref() == uid && reached(set))
-    };
+    let owners = Owners::of(seen, workload_uid);
     seen.pods
         .iter()
         .filter(|pod| has_ours(seen, pod))
-        .filter(move |pod| reached(&pod.metadata) || by_a_set(&pod.metadata))
+        .filter(move |pod| owners.whose(&pod.metadata) == Whose::Own)
         .filter(|pod| !is_finished(pod))
         .filter(|pod| {
             let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
@@ -195,6 +299,10 @@ fn reached<'a>(seen: &'a Seen, workload_uid: &'a str) -> impl Iterator<Item = &'
 pub fn is_finished(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn is_leaving(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
 }
 
 pub(super) fn is_ready(pod: &Pod) -> bool {

@@ -35,11 +35,15 @@ impl Plan<'_> {
             return;
         }
         if self.hook_deleting() {
-            self.cancel_stop("the hook is being deleted: the workload is not stopped");
+            if self.abandon_stop(workload, "the hook is being deleted") {
+                return;
+            }
             return self.farewell(workload);
         }
         if self.disabled(workload) {
-            self.cancel_stop("the hook is to keep out: the workload is not stopped");
+            if self.abandon_stop(workload, "the hook is to keep out") {
+                return;
+            }
             return self.stand_down(workload);
         }
         if self.seen.namespace_terminating {

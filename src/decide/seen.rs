@@ -49,13 +49,16 @@ pub struct Settings {
 pub struct Seen {
     /// The hook.
     pub hook: KrakeHook,
+    /// The hook has gone since: nothing can be asked of it any more.
+    pub hook_gone: bool,
     /// An older hook for the same workload.
     pub rival: Option<String>,
     /// The workload, read live.
     pub workload: Option<Workload>,
     /// ReplicaSets that carry the hook's label; read live while the workload is being deleted.
     pub replica_sets: Vec<ObjectMeta>,
-    /// Pods that carry the hook's label; read live while the workload is being deleted.
+    /// Pods that carry the hook's label, but for those of other workloads; read live while the workload
+    /// is being deleted.
     pub pods: Vec<Pod>,
     /// Whether those were read live, and so after the workload; else before.
     pub looked_live: bool,
@@ -304,6 +307,8 @@ pub enum Fact {
     Nothing,
     /// The hook is this now.
     Hook(Box<KrakeHook>),
+    /// The hook is gone.
+    HookGone,
     /// The guard is this now.
     Guard(Box<HookGuard>),
     /// The guard is gone.
@@ -452,6 +457,7 @@ impl Seen {
         match fact {
             Fact::Nothing => {}
             Fact::Hook(hook) => self.hook = *hook,
+            Fact::HookGone => self.hook_gone = true,
             Fact::Guard(guard) => self.guard = Some(*guard),
             Fact::GuardGone => self.guard = None,
             Fact::ConfigMap(entries) => self.config_map = Some(entries),

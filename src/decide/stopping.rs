@@ -12,20 +12,31 @@
 //! | any | begun | at zero | record since when |
 //! | Stopped | done | at zero | nothing |
 //! | Stopped | done | runs | somebody else has scaled it up: say so, and do not fight |
-//! | Running | nothing | | an open request is cancelled |
-//! | Running | done | at zero, by us | give it back what it had |
+//! | Running | nothing | | an open request is cancelled, unless a pod has acknowledged it |
+//! | Running | nothing | runs, and a pod has acknowledged | ask the others; then record, and scale to zero |
+//! | Running | done | at zero, by us, and its pods end | give it back what it had |
 //! | Running | done | anything else | forget it |
 //!
 //! *By us* is what the API server remembers: our field manager still owns the zero. So what the
 //! workload had is given back once, whatever crashes, and never against somebody else's zero.
+//!
+//! What a pod has acknowledged is acted on: it has shut down, and waits for its end. So a stop that is
+//! not wanted any more is carried through all the same once a pod has said so, and then taken back. A
+//! hook that is to go, or to keep out, cannot wait for the other pods: it carries through what enough
+//! have acknowledged, and else says whom it leaves behind.
+
+use std::collections::BTreeSet;
+
+use jiff::SignedDuration;
 
 use super::hook::{Plan, uid_of, whole};
+use super::pods;
 use super::seen::{Effect, Refusal};
 use super::workload::Workload;
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::kind::Stop;
 use crate::api::krake_hook::State;
-use crate::api::status::{Outcome, Phase, Stopped, Trigger};
+use crate::api::status::{Outcome, Phase, RequestState, ShutdownRequest, Stopped, Trigger};
 
 /// How far a workload is that is to come to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +56,9 @@ impl Plan<'_> {
             self.seen.hook.spec.state == State::Stopped && workload.traits().stop != Stop::Cannot;
         let record = self.record_of(workload).cloned();
         match (wanted, record) {
+            (false, None) if self.has_stop_been_acknowledged(workload) => {
+                self.come_to_rest(workload, Trigger::Stop, true) == Rest::UnderWay
+            }
             (false, None) => {
                 self.cancel_stop("spec.state is Running again: the workload is not stopped");
                 false
@@ -70,6 +84,9 @@ impl Plan<'_> {
         };
         let Some(record) = self.record_of(workload).cloned() else {
             if workload.stopped {
+                if self.is_stop_acknowledged(workload) {
+                    self.close_open(Outcome::Acknowledged, "and the workload is at zero already");
+                }
                 self.cancel_stop("the workload is at zero already");
                 self.status.stopped = Some(new(Some(whole(self.now))));
                 return Rest::Reached;
@@ -104,12 +121,63 @@ impl Plan<'_> {
         }
     }
 
+    /// A stop that goes on no longer: the hook is to go, or to keep out. True while there is something
+    /// to be done that was promised.
+    pub(super) fn abandon_stop(&mut self, workload: &Workload, why: &str) -> bool {
+        if let Some(record) = self.record_of(workload).cloned() {
+            if record.because != Trigger::Stop {
+                return false;
+            }
+            if record.at.is_none() {
+                return self.come_to_rest(workload, Trigger::Stop, false) == Rest::UnderWay;
+            }
+            let wanted = self.seen.hook.spec.state == State::Stopped;
+            return !wanted && self.resume(workload, &record);
+        }
+        if self.is_stop_acknowledged(workload) {
+            let message = format!("the app has shut down before {why}");
+            self.close_open(Outcome::Acknowledged, &message);
+            return self.come_to_rest(workload, Trigger::Stop, false) == Rest::UnderWay;
+        }
+        let left = self
+            .acknowledged_stop(workload)
+            .map_or(0, |said| said.len());
+        let message = match left {
+            0 => format!("{why}: the workload is not stopped"),
+            left => format!(
+                "{why}: the workload is not stopped, though {left} pod(s) have shut down already; restart them"
+            ),
+        };
+        self.cancel_stop(&message);
+        false
+    }
+
     /// The workload is not to be stopped after all.
-    pub(super) fn cancel_stop(&mut self, message: &str) {
+    fn cancel_stop(&mut self, message: &str) {
         let request = self.status.request.as_ref();
         if request.is_some_and(|request| request.trigger == Trigger::Stop) {
             self.close_open(Outcome::Cancelled, message);
         }
+    }
+
+    /// Whether a pod has acknowledged the stop that is being asked for.
+    fn has_stop_been_acknowledged(&self, workload: &Workload) -> bool {
+        let said = self.acknowledged_stop(workload);
+        said.is_some_and(|said| !said.is_empty())
+    }
+
+    fn is_stop_acknowledged(&self, workload: &Workload) -> bool {
+        let stop = self.open_stop(workload);
+        stop.is_some_and(|stop| self.tally(stop).is_enough())
+    }
+
+    fn acknowledged_stop(&self, workload: &Workload) -> Option<BTreeSet<String>> {
+        Some(self.said_to(self.open_stop(workload)?).success)
+    }
+
+    fn open_stop(&self, workload: &Workload) -> Option<&ShutdownRequest> {
+        let request = self.request_for(workload, Trigger::Stop)?;
+        (request.state == RequestState::Open && request.trigger == Trigger::Stop).then_some(request)
     }
 
     /// What people read of a workload that is at rest, once everything else is as it should be.
@@ -157,6 +225,12 @@ impl Plan<'_> {
         self.keep(ConditionType::Injected);
         self.keep(ConditionType::CertificateReady);
         self.keep(ConditionType::Armed);
+        // Scaled up before its controller has seen the zero, it would keep the pods that have shut down.
+        if !pods::at_work(self.seen, &record.workload_uid).is_empty() {
+            self.keep(ConditionType::Ready);
+            self.look_again_at(self.now + SignedDuration::from_secs(1));
+            return true;
+        }
         if !self.scaling_is_refused() {
             self.keep(ConditionType::Ready);
             self.then.push(Effect::Resume {

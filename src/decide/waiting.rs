@@ -13,6 +13,7 @@
 use super::hook::Plan;
 use super::pods;
 use super::quorum;
+use super::rejected;
 use super::service::{self, CallFault};
 use super::workload::Workload;
 use super::{asking, calling};
@@ -97,10 +98,10 @@ impl Plan<'_> {
         let name_of = |uid: &str| pods::name_of(self.seen, uid);
         let whom = self.tally(request).in_words("acknowledged", name_of);
         let whom = whom.unwrap_or_else(|| "waiting for the app's acknowledgement".into());
-        match quorum::failures(&self.said_to(request), name_of) {
-            Some(failures) => format!("{whom}; {failures}"),
-            None => whom,
-        }
+        let failures = quorum::failures(&self.said_to(request), name_of);
+        let rejected = rejected::in_words(&self.status, request);
+        let words = [Some(whom), failures, rejected];
+        words.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 
     /// Once for each time that the annotation comes without a reason.

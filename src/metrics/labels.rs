@@ -19,6 +19,8 @@ pub enum AcknowledgementOutcome {
     Anonymous,
     /// 409: a Success counted already.
     AlreadyAcknowledged,
+    /// 409: it names a pod that is not the workload's.
+    ForeignPod,
     /// 401.
     Unauthorized,
     /// 503: the hook can hold no more.
@@ -55,6 +57,8 @@ pub enum LookupReason {
     Credentials,
     /// An acknowledgement would be refused by what was last seen.
     Decision,
+    /// No cache knows whose a pod is.
+    Pods,
     /// The answer to a write was lost.
     LostAnswer,
     /// Not read: too many callers were refused in this second.

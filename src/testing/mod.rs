@@ -21,13 +21,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::{reflector, watcher};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 pub use answers::{answered_by, caches};
 
-use crate::api::KrakeHook;
 use crate::api::status::{RequestState, ShutdownRequest};
+use crate::api::{KrakeHook, names};
+use crate::callback::PodCaches;
 
 /// Uid of [`hook`].
 pub const HOOK_UID: &str = "11111111-aaaa-4aaa-8aaa-000000000001";
@@ -40,7 +42,8 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub fn hook(namespace: &str, name: &str) -> KrakeHook {
     serde_json::from_value(json!({
         "apiVersion": "hooks.krake.dev/v1alpha1", "kind": "KrakeHook",
-        "metadata": {"namespace": namespace, "name": name, "uid": HOOK_UID, "resourceVersion": "1"},
+        "metadata": {"namespace": namespace, "name": name, "uid": HOOK_UID, "resourceVersion": "1",
+            "finalizers": [names::HOOK_FINALIZER]},
         "spec": {
             "workload": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
             "complete": {}, "shutdown": {},
@@ -61,6 +64,31 @@ pub fn request(id: &str, state: RequestState) -> ShutdownRequest {
     .expect("a request");
     request.state = state;
     request
+}
+
+/// Metadata of a pod that something controls.
+pub fn owned(uid: &str, kind: &str, owner: &str) -> Value {
+    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {
+        "namespace": "ml", "name": uid, "uid": uid, "labels": {names::HOOK_LABEL: "trainer"},
+        "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind, "name": "owner", "uid": owner,
+            "controller": true}]}})
+}
+
+/// Caches that know these pods for own ones of the workload of [`hook`].
+pub fn pod_caches<'a>(own: impl IntoIterator<Item = &'a str>) -> PodCaches {
+    let (pods, mut writer) = reflector::store();
+    for uid in own {
+        let mut pod = owned(uid, "Deployment", WORKLOAD_UID);
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        let pod = serde_json::from_value(pod).expect("a pod");
+        writer.apply_watcher_event(&watcher::Event::Apply(pod));
+    }
+    PodCaches {
+        pods,
+        replica_sets: reflector::store().0,
+        guards: reflector::store().0,
+    }
 }
 
 /// Waits until something is so.
@@ -162,6 +190,20 @@ impl MockApi {
         self.state().keep(path, list);
     }
 
+    /// What a live look finds in the namespace `ml` besides hooks: a Deployment, which is the workload of
+    /// [`hook`], and metadata of ReplicaSets and pods.
+    pub fn put_pods(&self, deployment: Value, replica_sets: &[Value], pods: &[Value]) {
+        let list = |items| {
+            json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+                "metadata": {}, "items": items})
+        };
+        let mut state = self.state();
+        let apps = "/apis/apps/v1/namespaces/ml";
+        state.keep(format!("{apps}/deployments/trainer"), deployment);
+        state.keep(format!("{apps}/replicasets"), list(replica_sets));
+        state.keep("/api/v1/namespaces/ml/pods".into(), list(pods));
+    }
+
     /// A hook as it stands.
     pub fn get(&self, namespace: &str, name: &str) -> KrakeHook {
         let path = path_of(&hook(namespace, name));
@@ -250,11 +292,12 @@ impl MockApi {
             return Err(std::io::Error::other("connection reset"));
         }
         state.log[number].code = Some(code);
+        let reason = if code == 404 { "NotFound" } else { "Mock" };
         let answer = if code == 200 {
             answer
         } else {
             json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-                "message": "the mock says no", "reason": "Mock"})
+                "message": "the mock says no", "reason": reason})
         };
         let mut response = Response::new(Full::from(answer.to_string()));
         *response.status_mut() = StatusCode::from_u16(code).expect("a status code");

@@ -35,6 +35,11 @@ impl World {
                 finalizers.push(names::HOOK_FINALIZER.into());
             }),
             Effect::RemoveHookFinalizer => {
+                let version = self.hooks.get(seen.hook_name());
+                let version = version.and_then(|hook| hook.metadata.resource_version.as_ref());
+                if version != seen.hook.metadata.resource_version.as_ref() {
+                    return Err(Conflict);
+                }
                 self.change_hook(seen, |meta| drop_finalizer(meta, names::HOOK_FINALIZER))
             }
             Effect::CreateGuard => {
@@ -311,6 +316,7 @@ impl World {
             "422: duplicate entries"
         );
         written.acknowledgements = kept.acknowledgements.clone();
+        written.rejected.clone_from(&kept.rejected);
         if written != kept {
             self.version = version;
             hook.metadata.resource_version = Some(version.to_string());

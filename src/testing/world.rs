@@ -17,10 +17,11 @@ use crate::api::kind::{Change, Stop, WorkloadKind};
 use crate::api::status::{AckResult, TokenSecret};
 use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, names};
 use crate::cluster::slim;
-use crate::decide::ack::{self, Incoming, Look, Verdict};
+use crate::decide::ack::{self, Around, Incoming, Look, Speaker, Verdict};
 use crate::decide::bare;
 use crate::decide::entries::Entries;
 use crate::decide::farewell::Remains;
+use crate::decide::pods::{Owners, Whose, keep_own};
 use crate::decide::seen::{CallsMade, Seen, has_finalizer, is_let_go, is_owned_by};
 use crate::decide::{self, Effect};
 
@@ -276,6 +277,15 @@ impl World {
         };
         let labels = pod.metadata.annotations.as_ref();
         let workload = labels.and_then(|a| a.get("test/workload")).cloned();
+        let met = hook.status.as_ref().and_then(|s| s.workload.as_ref());
+        let met = met.map(|met| met.uid.clone());
+        // What is injected names Secrets: a copy has the token of the hook's own workload.
+        let is_copy = |uid: &String| {
+            let mut others = self.workloads.iter();
+            others.any(|(name, w)| name != NAME && w.meta.uid.as_ref() == Some(uid))
+        };
+        let workload = workload.filter(|uid| !is_copy(uid)).or(met);
+        let around = self.around(hook, &pod.metadata);
         let incoming = Incoming {
             kind,
             hook_uid,
@@ -287,10 +297,11 @@ impl World {
             certificate: None,
             at: self.now,
         };
-        let write = match ack::decide(hook, &incoming, Look::Live) {
+        let write = match ack::decide(hook, &incoming, Look::Live, around) {
             Verdict::Write(write) => write,
             Verdict::Replayed { .. } => return 200,
             Verdict::Superseded => return 401,
+            Verdict::Unkept => return 503,
             _ => return 409,
         };
         let patch: json_patch::Patch =
@@ -301,6 +312,28 @@ impl World {
         hook.metadata.resource_version = Some(self.next_version());
         self.hooks.insert(NAME.into(), hook);
         200
+    }
+
+    /// What a live look tells the callback of a pod and of the workload.
+    fn around(&self, hook: &KrakeHook, pod: &ObjectMeta) -> Around {
+        let met = hook.status.as_ref().and_then(|s| s.workload.as_ref());
+        let met = met.map_or("", |met| met.uid.as_str());
+        let guard = hook.metadata.uid.as_ref().and_then(|u| self.guards.get(u));
+        let sets = self.replica_sets.values().map(|set| set.metadata.clone());
+        let sets: Vec<_> = sets.collect();
+        let owners = Owners {
+            workload: met,
+            guard: guard.and_then(|guard| guard.metadata.uid.as_deref()),
+            replica_sets: &sets,
+        };
+        let workload = self.workload(&hook.spec.workload.name);
+        Around {
+            speaker: match owners.whose(pod) {
+                Whose::Own => Speaker::Own,
+                Whose::Another | Whose::Unknown => Speaker::Foreign,
+            },
+            runs: Some(workload.is_some_and(|workload| !workload.stopped)),
+        }
     }
 
     /// A workload as the API server shows it.
@@ -400,9 +433,11 @@ impl World {
             token: None,
             refusal: None,
             rejections: Vec::new(),
+            hook_gone: false,
             hook,
         };
         self.add_bare(&mut seen);
+        keep_own(&mut seen);
         Some(seen)
     }
 

@@ -28,8 +28,15 @@ impl Scene {
         let mut hook = testing::hook("ml", "trainer");
         hook.status.as_mut().unwrap().request = Some(testing::request("r1", RequestState::Open));
         let api = MockApi::new([hook]);
+        let numbered = |word| (0..1023).map(move |number| format!("{word}-{number}"));
+        let pods: Vec<String> = numbered("pod").chain(numbered("other")).collect();
+        let named = [
+            "a", "b", "c", "first", "gone", "one", "stays", "two", "other",
+        ]
+        .into_iter();
+        let pods = testing::pod_caches(named.chain(pods.iter().map(String::as_str)));
         Self {
-            committer: Committer::new(api.client(), Metrics::new()),
+            committer: Committer::new(api.client(), pods, Metrics::new()),
             stale: Sight {
                 hook: Arc::new(api.get("ml", "trainer")),
                 asked: None,

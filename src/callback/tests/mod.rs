@@ -2,6 +2,7 @@
 
 mod closing;
 mod commit;
+mod crew;
 mod limits;
 mod memory;
 mod own;
@@ -93,6 +94,7 @@ impl Served {
         let endpoint = Endpoint::new(Parts {
             hooks,
             certificates: own,
+            pods: testing::pod_caches(["pod-1"]),
             client: api.client(),
             ring: ring.clone(),
             endpoint: endpoint.into(),

@@ -147,7 +147,6 @@ fn owner(reference: &Value) -> OwnerReference {
 }
 
 fn unwritten(error: SecretError) -> Error {
-    let described = error.to_string();
     match error {
         SecretError::Create {
             namespace,
@@ -163,12 +162,7 @@ fn unwritten(error: SecretError) -> Error {
             Act::Create,
             format!("a Secret in {namespace}, as a dry run"),
         )(source),
-        // The server's answer is none: it passes by itself.
-        SecretError::Taken { .. }
-        | SecretError::NamespaceTerminating { .. }
-        | SecretError::Answer { .. } => {
-            Error::of(Act::Create, "a Secret")(kube::Error::Service(described.into()))
-        }
+        other => Error::of(Act::Create, "a Secret")(kube::Error::Service(other.into())),
     }
 }
 

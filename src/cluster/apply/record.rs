@@ -24,25 +24,23 @@ impl Writer {
         let hook = self
             .patched(&self.hooks(seen), "KrakeHook", meta, json!([test, add]))
             .await?;
-        // Gone: nothing can be asked of it any more, and its finalizer least of all.
-        let mut gone = seen.hook.clone();
-        gone.metadata.deletion_timestamp = gone.metadata.creation_timestamp.clone();
-        Ok(Fact::Hook(Box::new(hook.unwrap_or(gone))))
+        Ok(hook.map_or(Fact::HookGone, |hook| Fact::Hook(Box::new(hook))))
     }
 
     pub(super) async fn remove_hook_finalizer(&self, seen: &Seen) -> Result<Fact, Error> {
-        let Some(patch) = without_finalizer(&seen.hook.metadata, names::HOOK_FINALIZER) else {
+        let meta = &seen.hook.metadata;
+        let Some(mut patch) = without_finalizer(meta, names::HOOK_FINALIZER) else {
             return Ok(Fact::Nothing);
         };
-        let hook = self
-            .patched(&self.hooks(seen), "KrakeHook", &seen.hook.metadata, patch)
-            .await?;
-        // A hook without finalizer that is gone leaves the fact that there is nothing left to do.
-        let mut last = seen.hook.clone();
-        if let Some(finalizers) = &mut last.metadata.finalizers {
-            finalizers.retain(|f| f != names::HOOK_FINALIZER);
+        // What was acknowledged since the hook was seen is acted on before it goes.
+        let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version});
+        if let Value::Array(operations) = &mut patch {
+            operations.insert(0, test);
         }
-        Ok(Fact::Hook(Box::new(hook.unwrap_or(last))))
+        let hook = self
+            .patched(&self.hooks(seen), "KrakeHook", meta, patch)
+            .await?;
+        Ok(hook.map_or(Fact::HookGone, |hook| Fact::Hook(Box::new(hook))))
     }
 
     pub(super) async fn write_status(

@@ -10,6 +10,7 @@ mod injection;
 mod leaders;
 mod operator;
 mod pods;
+mod promises;
 mod rests;
 mod service;
 

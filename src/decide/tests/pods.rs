@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use crate::api::WorkloadKind;
 use crate::decide::Seen;
 use crate::decide::inject::stamp_prefix;
-use crate::decide::pods::{able_to_acknowledge, only_host_network, stuck_since, targets};
+use crate::decide::pods::{
+    able_to_acknowledge, keep_own, only_host_network, stuck_since, targets, to_ask,
+};
 use crate::testing::build::{self, Build, NAME, running, state};
 use crate::testing::world::World;
 
@@ -172,16 +174,120 @@ fn remembered(port: Value) -> crate::api::status::RememberedCallOut {
 
 #[test]
 fn own_pods_are_called_first_and_by_name() {
-    let mut seen = seen(vec![callable("d", "10.0.0.4"), callable("c", "10.0.0.3")]);
-    seen.callable = ["d", "a", "c"]
-        .iter()
-        .zip(["10.0.0.4", "10.0.0.1", "fd00::3"])
-        .map(|(name, address)| callable(name, address).pod())
-        .collect();
+    let mut seen = seen(vec![]);
+    let own = |pod: Build| {
+        let stamp = format!("{}-1", stamp_prefix(HOOK));
+        pod.stamp(&stamp).owner("ReplicaSet", "owned")
+    };
+    seen.callable = vec![
+        own(callable("d", "10.0.0.4")).pod(),
+        callable("a", "10.0.0.1").pod(),
+        own(callable("c", "fd00::3")).pod(),
+    ];
+    seen.hook.status = serde_json::from_value(json!({"workload": {"uid": WORKLOAD}})).unwrap();
     let found = targets(&seen, &remembered(json!(8080)));
     let names: Vec<_> = found.iter().map(|target| target.pod.as_str()).collect();
     assert_eq!(names, ["c", "d", "a"]);
     assert!(found.iter().all(|target| target.port == 8080));
+}
+
+#[test]
+fn who_is_called_and_who_counts_are_one_list() {
+    let bare = |owner: &str| callable("pod", "10.0.0.1").owner("ReplicaSet", owner);
+    let own_label = |pod: Build| pod.with("/metadata/labels/hooks.krake.dev~1hook", json!(NAME));
+    let stamped = |owner: &str| {
+        let stamp = format!("{}-1", stamp_prefix(HOOK));
+        own_label(bare(owner).stamp(&stamp))
+    };
+    for (name, pod, called) in [
+        ("its own", stamped("owned"), true),
+        ("kept by the guard alone", stamped("kept"), true),
+        (
+            "its own, on its way out",
+            stamped("owned").deleting(),
+            false,
+        ),
+        ("its own, from before the injection", bare("owned"), false),
+        ("the same, guarded since", own_label(bare("kept")), false),
+        (
+            "of a ReplicaSet from before the hook",
+            bare("unknown"),
+            false,
+        ),
+        ("a copy's", stamped("foreign"), false),
+        (
+            "a copy's, whose ReplicaSet nobody owns",
+            stamped("nobody"),
+            false,
+        ),
+        (
+            "nobody's, copied as a pod",
+            own_label(callable("pod", "10.0.0.1")),
+            false,
+        ),
+        (
+            "another workload's, which stops the app",
+            bare("foreign"),
+            true,
+        ),
+        (
+            "nobody's, which stops the app",
+            callable("pod", "10.0.0.1"),
+            true,
+        ),
+    ] {
+        let mut seen = seen(vec![]);
+        seen.replica_sets.push(build::replica_set("nobody").meta());
+        let mut workload = build::deployment(NAME).workload();
+        workload.metadata.uid = Some(WORKLOAD.into());
+        seen.workload = Some(workload);
+        seen.callable = vec![pod.pod()];
+        let found = targets(&seen, &remembered(json!(8080)));
+        assert_eq!(!found.is_empty(), called, "{name}");
+    }
+}
+
+#[test]
+fn those_that_stay_are_asked_or_all_where_none_does() {
+    let leaving = |name: &str| named(name).deleting();
+    for (pods, asked) in [
+        (vec![named("a"), leaving("b")], vec!["a"]),
+        (vec![leaving("a"), leaving("b")], vec!["a", "b"]),
+    ] {
+        assert_eq!(to_ask(&seen(pods), WORKLOAD), asked);
+    }
+}
+
+#[test]
+fn a_copys_pods_are_not_seen() {
+    let mut seen = seen(vec![
+        named("own"),
+        named("copy"),
+        named("new"),
+        named("kept"),
+    ]);
+    for (pod, owner) in seen
+        .pods
+        .iter_mut()
+        .zip(["owned", "foreign", "unknown", "kept"])
+    {
+        let owners = pod.metadata.owner_references.as_mut().unwrap();
+        owner.clone_into(&mut owners[0].uid);
+    }
+    seen.hook.status = serde_json::from_value(json!({"workload": {"uid": WORKLOAD}})).unwrap();
+    keep_own(&mut seen);
+    let left = seen
+        .pods
+        .iter()
+        .filter_map(|pod| pod.metadata.name.as_deref());
+    // One whose ReplicaSet no watch has told of yet may be its own.
+    assert_eq!(Vec::from_iter(left), ["own", "new", "kept"]);
+}
+
+/// One that counts, of that name.
+fn named(name: &str) -> Build {
+    let stamp = format!("{}-1", stamp_prefix(HOOK));
+    build::pod(name).stamp(&stamp).owner("ReplicaSet", "owned")
 }
 
 #[test]
