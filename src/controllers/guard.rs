@@ -423,6 +423,6 @@ mod tests {
             .collect();
         assert!(!writes.is_empty(), "{calls:?}");
         let of_the_canary = |call: &&String| call.ends_with("/configmaps/trainer-canary-0f3a9c1e");
-        assert!(writes.iter().all(|call| of_the_canary(call)), "{writes:?}");
+        assert!(writes.iter().all(of_the_canary), "{writes:?}");
     }
 }

@@ -329,11 +329,13 @@ impl Injection {
             let env = container.env.as_deref().unwrap_or_default();
             // Managed fields speak of a name: of several entries they do not tell whose is whose.
             let once = |entry: &EnvVar| env.iter().filter(|e| e.name == entry.name).count() == 1;
+            let known = |entry: &EnvVar| {
+                self.is_entry(entry)
+                    || is_ours(entry)
+                    || (once(entry) && is_owned(&container.name, entry))
+            };
             let taken = env.iter().find(|entry| {
-                self.env.iter().any(|our| our["name"] == json!(entry.name))
-                    && !self.is_entry(entry)
-                    && !is_ours(entry)
-                    && !(once(entry) && is_owned(&container.name, entry))
+                self.env.iter().any(|our| our["name"] == json!(entry.name)) && !known(entry)
             });
             if let Some(entry) = taken {
                 return Err(Conflict {

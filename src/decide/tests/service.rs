@@ -160,7 +160,7 @@ fn what_will_not_reach_the_workloads_pods_is_told_ahead_of_time() {
         let workload = workload.workload();
         let fault = unreachable(&call_out, &remembered, Some(&service), &workload);
         let reason = fault.as_ref().map(|fault| fault.reason.as_str());
-        assert_eq!(reason.as_deref(), expected, "{name}");
+        assert_eq!(reason, expected, "{name}");
         let named = fault.is_none_or(|fault| {
             let message = fault.ahead_of_time();
             message.contains("shutdown") || message.contains(NAME)

@@ -287,7 +287,7 @@ fn a_url_that_stands_before_what_it_is_made_of_is_told() {
     let sorted = look(&seen(vec![env(true)]), &workload, &given(), at(0));
     let trouble = sorted.trouble.unwrap();
     assert_eq!(
-        (&*trouble.reason.as_str(), trouble.weight),
+        (trouble.reason.as_str(), trouble.weight),
         ("EnvOrder", Weight::Unseen)
     );
     assert!(
