@@ -163,7 +163,10 @@ fn address(pod: &Pod) -> Option<String> {
 /// What the operator's processes use now and have used at most, where that can be seen from here.
 fn usage(operator: &Operator, pods: &[Pod]) -> String {
     let all = pods.iter().map(|pod| {
-        let memory = operator.memory(pod).unwrap_or_default();
+        let memory = operator
+            .memory(pod)
+            .map(|memory| format!("{} MiB now, {} at most", memory.resident, memory.peak));
+        let memory = memory.as_deref().unwrap_or("not seen from here");
         format!("{}: {memory}", pod.name_any())
     });
     all.collect::<Vec<_>>().join("; ")

@@ -66,16 +66,6 @@ impl Operator {
         pods
     }
 
-    /// Lines of `/proc/PID/status` about the memory of the process in one of its pods, if that can be
-    /// reached.
-    pub fn memory(&self, pod: &Pod) -> Option<String> {
-        let process = process_of(&pod.uid()?)?;
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-        let lines = status.lines();
-        let told = lines.filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"));
-        Some(told.collect::<Vec<_>>().join(", ").replace(['\t', ' '], ""))
-    }
-
     /// Waits until a pod that lives holds the lease.
     pub async fn leader(&self) -> Pod {
         until("a replica leads", SOON, async || {
