@@ -123,7 +123,10 @@ async fn a_hook_that_only_somebody_else_keeps_answers_401(stage: Stage) {
         .kubectl(&["delete", "krakehook", "app", "--wait=false"])
         .await;
     until("only somebody else keeps the hook", SOON * 3, async || {
-        let hook = stage.hook("app").await.ok_or("it is gone")?;
+        let hook = stage
+            .hook("app")
+            .await
+            .ok_or_else(|| "it is gone".to_owned())?;
         let ours = hook.finalizers().iter().any(|f| f == names::HOOK_FINALIZER);
         if ours {
             Err("ours is on it".to_owned())
@@ -164,7 +167,7 @@ async fn pod_of_the_copy(stage: &Stage) -> App {
         let ready = copies.find(|pod| is_ready(pod));
         ready
             .map(|pod| App::of(pod, stage.client.clone()))
-            .ok_or("none")
+            .ok_or_else(|| "none".to_owned())
     })
     .await
 }

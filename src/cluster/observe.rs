@@ -503,7 +503,9 @@ mod tests {
         let hook = build::hook(NAME).shutdown().uid("hook").hook();
         let stamp = format!("{}-1", crate::decide::inject::stamp_prefix("hook"));
         let pod = |node: &str| {
-            let pod = build::pod(node).stamp(&stamp);
+            let pod = build::pod(node)
+                .stamp(&stamp)
+                .owner("ReplicaSet", "workload");
             let pod = pod.with("/spec/nodeName", json!(node)).0;
             serde_json::to_value(pod).unwrap()
         };

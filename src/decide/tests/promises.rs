@@ -206,6 +206,7 @@ fn a_hook_does_not_go_with_what_it_has_taken_since() {
     stories::half_a_minute(&mut operator.world);
     let settings = build::settings("leader-1", true);
     let mut seen = operator.world.observe(NAME).unwrap();
+    seen.leaving_since = Some(build::at(0));
     let last = loop {
         let decision = hook::decide(&seen, &settings, operator.world.now);
         let effects = decision.effects.into_iter();
