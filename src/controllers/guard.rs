@@ -256,6 +256,7 @@ mod tests {
     fn leaving(uid: &str) -> KrakeHook {
         let mut hook = hook(uid);
         hook.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        hook.metadata.finalizers = None;
         hook
     }
 

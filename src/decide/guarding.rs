@@ -89,7 +89,10 @@ mod tests {
             ),
             (
                 "let go",
-                Box::new(|hook| hook.metadata.deletion_timestamp = Some(build::time(1))),
+                Box::new(|hook| {
+                    hook.metadata.deletion_timestamp = Some(build::time(1));
+                    hook.metadata.finalizers = None;
+                }),
                 false,
             ),
             (
