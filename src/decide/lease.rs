@@ -142,8 +142,8 @@ pub struct Predecessor {
 impl Predecessor {
     /// What a Lease tells that is about to be taken, and a note on it. Nothing, if the note is of an
     /// earlier holder than the last one, who left none.
-    pub fn of(lease: &LeaseSpec, note: &str) -> Option<Self> {
-        let (term, transitions) = note.split_once(' ')?;
+    pub fn of(lease: &LeaseSpec, annotation: &str) -> Option<Self> {
+        let (term, transitions) = annotation.split_once(' ')?;
         let last = transitions.parse() == Ok(lease.lease_transitions.unwrap_or(0));
         Some(Self {
             term: Some(term).filter(|_| last)?.to_owned(),
