@@ -163,3 +163,41 @@ fn reference(workload: &Workload) -> ObjectReference {
         ..ObjectReference::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Class;
+    use crate::decide::Effect;
+    use crate::testing::build::{self, NAME};
+    use crate::testing::world::World;
+    use crate::testing::{self, MockApi};
+
+    fn seen(api: &MockApi) -> Seen {
+        let mut world = World::new();
+        world.create_hook(build::hook(NAME));
+        let mut seen = world.observe(NAME).expect("a hook");
+        seen.hook = api.get("ml", "trainer");
+        seen
+    }
+
+    #[tokio::test]
+    async fn a_hook_is_let_go_as_it_was_seen_or_not_at_all() {
+        let api = MockApi::new([testing::hook("ml", "trainer")]);
+        let writer = Writer::for_release(api.client());
+        let old = seen(&api);
+        api.change("ml", "trainer", |hook| hook.spec.complete = None);
+        let refused = writer.apply(&old, &Effect::RemoveHookFinalizer).await;
+        assert_eq!(
+            refused.expect_err("it has changed").class(),
+            Class::Conflict
+        );
+        let now = seen(&api);
+        let gone = writer.apply(&now, &Effect::RemoveHookFinalizer).await;
+        assert!(matches!(gone, Ok(Fact::Hook(_))), "{gone:?}");
+        assert_eq!(
+            api.get("ml", "trainer").metadata.finalizers,
+            Some(Vec::new())
+        );
+    }
+}
