@@ -308,3 +308,21 @@ fn what_an_object_costs() {
     let cost = measured::<crate::api::HookCertificate>(&certificate, slim);
     println!("HookCertificate: {cost:.1}");
 }
+
+#[test]
+fn of_a_long_sentence_both_ends_are_kept() {
+    let read = |text: String| {
+        serde_json::from_value::<read::Words>(json!(text))
+            .unwrap()
+            .0
+    };
+    let short = "image not found".to_owned();
+    assert_eq!(read(short.clone()), short);
+    let long = read(format!(
+        "cannot start: {}: not a directory",
+        "ä".repeat(5000)
+    ));
+    assert!(long.starts_with("cannot start"), "{long}");
+    assert!(long.ends_with(": not a directory"), "{long}");
+    assert!(long.len() < 600, "{}", long.len());
+}

@@ -12,8 +12,8 @@ use crate::decide::entries::Entries;
 
 /// No name is longer, and no label.
 pub(super) type Text = Cut<256>;
-/// What the kubelet says of a container.
-pub(super) type Words = Cut<512>;
+/// Bytes of a sentence that are kept, of its beginning and of its end.
+const SAID: usize = 256;
 
 /// The labels and the annotation that are read of what is kept.
 const LABELS: [&str; 5] = [
@@ -31,6 +31,10 @@ const SELECTED_BY: usize = 64;
 /// A text, cut off after `N` bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cut<const N: usize>(pub(super) String);
+
+/// What the kubelet says of a container: what it tried comes first, and why it failed last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Words(pub(super) String);
 
 /// The first `N` of a list. What follows is read and forgotten.
 #[derive(Clone, Debug)]
@@ -61,6 +65,29 @@ impl<'de, const N: usize> Deserialize<'de> for Cut<N> {
             }
         }
         deserializer.deserialize_str(First)
+    }
+}
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ends;
+        impl Visitor<'_> for Ends {
+            type Value = Words;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Words, E> {
+                if text.len() <= 2 * SAID {
+                    return Ok(Words(text.to_owned()));
+                }
+                let first = &text[..text.floor_char_boundary(SAID)];
+                let last = &text[text.ceil_char_boundary(text.len() - SAID)..];
+                Ok(Words(format!("{first} … {last}")))
+            }
+        }
+        deserializer.deserialize_str(Ends)
     }
 }
 
