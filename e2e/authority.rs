@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use rcgen::{IsCa, KeyUsagePurpose};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use krake_hooks::api::condition::{self, ConditionType};
 use krake_hooks::api::hook_authority::AuthorityPhase;
@@ -271,12 +271,16 @@ async fn twenty_clients_acknowledge_through_rotations_and_none_fails(stage: Stag
     operator
         .configure("certificates: {propagationSeconds: 25}\n")
         .await;
-    let client = teller(&stage).await;
+    let hook = armed_for(&stage, json!({"action": "None"})).await;
+    let client = stage.bystander(&hook, "unused").await;
+    let pods = stage.pods_that_never_run("app", 20).await.join(" ");
     client
         .output(&format!("cat > /tmp/clients.py <<'END'\n{CLIENTS}\nEND"))
         .await;
     client
-        .output("nohup python3 /tmp/clients.py > /tmp/clients.log 2>&1 &")
+        .output(&format!(
+            "nohup python3 /tmp/clients.py {pods} > /tmp/clients.log 2>&1 &"
+        ))
         .await;
     let tally = async || -> Tally {
         let text = client.run("cat /tmp/tally.json").await.out;
@@ -448,9 +452,9 @@ struct Tally {
     failed: Vec<String>,
 }
 
-/// Twenty threads; `tally.json` says how they do.
+/// A thread for each pod it is given; `tally.json` says how they do.
 const CLIENTS: &str = r#"
-import json, os, threading, uuid, requests
+import json, os, sys, threading, requests
 os.nice(10)
 url, token = os.environ["KRAKE_COMPLETE_ENDPOINT"], os.environ["KRAKE_TOKEN"]
 answered, failed, lock = {}, [], threading.Lock()
@@ -477,8 +481,8 @@ def client(name):
             with open("/tmp/tally.new", "w") as file:
                 json.dump(tally, file)
             os.replace("/tmp/tally.new", "/tmp/tally.json")
-for _ in range(20):
-    threading.Thread(target=client, args=(str(uuid.uuid4()),)).start()
+for pod in sys.argv[1:]:
+    threading.Thread(target=client, args=(pod,)).start()
 "#;
 
 async fn scene(stage: &Stage) -> (Operator, Authorities) {
@@ -495,9 +499,13 @@ async fn fresh(operator: &Operator, authorities: &Authorities) {
 }
 
 async fn armed_complete(stage: &Stage) -> KrakeHook {
+    armed_for(stage, json!({})).await
+}
+
+async fn armed_for(stage: &Stage, complete: Value) -> KrakeHook {
     let _: Deployment = stage.create(manifests::app("app")).await;
     let _: KrakeHook = stage
-        .create(manifests::hook("app", "app", json!({"complete": {}})))
+        .create(manifests::hook("app", "app", json!({"complete": complete})))
         .await;
     stage.await_condition("app", ConditionType::Ready).await
 }

@@ -14,6 +14,7 @@ use krake_hooks::api::status::{Outcome, Phase, Trigger};
 
 use crate::support::runner::Story;
 use crate::support::stage::{Armed, Stage, status};
+use crate::support::wait::{SOON, until};
 use crate::support::{manifests, seed};
 
 pub fn stories() -> Vec<Story> {
@@ -102,10 +103,15 @@ async fn a_completed_workload_is_asked_first_scaled_to_zero_and_runs_again_when_
     stage
         .kubectl(&["scale", "deployment", "app", "--replicas=1"])
         .await;
-    let again = stage.armed("app").await;
-    let message = completed(&again.hook);
-    assert!(message.contains("scaled up again"), "{message}");
-    assert_eq!(status(&again.hook).completion, None);
+    let again = until("it runs again", SOON, async || {
+        let hook = stage.hook("app").await.ok_or("no hook")?;
+        match completed(&hook) {
+            message if message.contains("scaled up again") => Ok(hook),
+            message => Err(message),
+        }
+    })
+    .await;
+    assert_eq!(status(&again).completion, None);
 }
 
 async fn a_completion_without_an_action_is_told_and_nothing_else(stage: Stage) {

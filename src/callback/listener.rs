@@ -125,7 +125,7 @@ impl Default for Limits {
             connections: all,
             handshakes: all,
             requests: all,
-            handshake: Duration::from_secs(5),
+            handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             body: Duration::from_secs(10),
             idle: Duration::from_secs(60),
