@@ -510,13 +510,6 @@ async fn armed_for(stage: &Stage, complete: Value) -> KrakeHook {
     stage.await_condition("app", ConditionType::Ready).await
 }
 
-/// A pod that has what the pods of a hook have, and can acknowledge again and again.
-async fn teller(stage: &Stage) -> App {
-    let hook = armed_complete(stage).await;
-    let app = stage.app("app").await;
-    stage.bystander(&hook, &app.uid).await
-}
-
 /// With files of this signer's.
 async fn acknowledges(stage: &Stage, client: &App, signer: &str) {
     let pods = stage.all::<Pod>();
