@@ -57,7 +57,7 @@ unit: ## Unit tests; one of them compares crds/ with src/api
 
 docs: ## The documentation builds without a warning
 	$(call say,cargo doc)
-	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 
 manifests: ## kubectl kustomize of everything in config/, crds/ and demo/
 	$(call say,kubectl kustomize)
