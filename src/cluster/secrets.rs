@@ -162,7 +162,7 @@ pub async fn write(
     order.written(meta, overwrote_edit)
 }
 
-/// Whether [`write`] would: the same, as dry runs, for what takes long to make. What is to be written
+/// Whether [`write()`] would: the same, as dry runs, for what takes long to make. What is to be written
 /// need not be there yet.
 pub async fn may_write(
     client: &Client,
