@@ -15,7 +15,7 @@ use krake_hooks::api::{HookAuthority, HookAuthorityStatus, HookKind, names};
 use crate::support::app::App;
 use crate::support::manifests;
 use crate::support::operator::NAMESPACE;
-use crate::support::runner::{Story, skip};
+use crate::support::runner::Story;
 use crate::support::stage::Stage;
 use crate::support::wait::{SOON, until};
 
@@ -24,11 +24,6 @@ pub fn stories() -> Vec<Story> {
 }
 
 async fn a_master_key_is_replaced_and_pods_keep_their_tokens(stage: Stage) {
-    if std::env::var_os("E2E_KEYS").is_none() {
-        skip(
-            "a pod made in the very second its token is written counts as one of the old key; E2E_KEYS=1 plays it",
-        );
-    }
     let operator = stage.cluster.operator().await;
     operator
         .configure("certificates: {propagationSeconds: 2}\n")

@@ -3,14 +3,15 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, Service};
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use krake_hooks::api::condition::ConditionType;
 use krake_hooks::api::krake_hook::KrakeHook;
 use krake_hooks::api::status::{Outcome, Phase};
-use krake_hooks::api::{HookKind, names};
+use krake_hooks::api::{HookKind, WorkloadKind, names};
+use krake_hooks::outside::workloads;
 
 use crate::support::manifests;
 use crate::support::runner::Story;
@@ -20,6 +21,7 @@ use crate::support::wait::{SOON, until};
 pub fn stories() -> Vec<Story> {
     crate::stories![Together:
         what_is_copied_with_our_finalizers_is_let_go_and_an_event_says_why,
+        what_says_that_it_is_complete_without_a_hook_can_be_deleted_soon,
         a_restored_namespace_is_armed,
         managed_fields_that_somebody_resets_keep_no_hook,
         beside_somebody_elses_finalizer_only_our_hold_ends,
@@ -142,6 +144,30 @@ async fn what_is_copied_with_our_finalizers_is_let_go_and_an_event_says_why(stag
         },
     )
     .await;
+}
+
+/// A copy of what was just being deleted as complete, and what a thief of the operator's token has marked.
+async fn what_says_that_it_is_complete_without_a_hook_can_be_deleted_soon(stage: Stage) {
+    for kind in WorkloadKind::all() {
+        let mut marked = manifests::workload(kind, "marked");
+        marked["metadata"]["labels"] = json!({names::COMPLETED_LABEL: "gone"});
+        let api = workloads(&stage.client, kind, &stage.namespace);
+        let marked = serde_json::from_value(marked).expect("an object");
+        let created = api.create(&PostParams::default(), &marked).await;
+        created.unwrap_or_else(|error| panic!("{kind}: {error}"));
+    }
+    for kind in WorkloadKind::all() {
+        let api = workloads(&stage.client, kind, &stage.namespace);
+        until(format!("{kind} is deleted"), SOON, async || {
+            match api.delete("marked", &DeleteParams::background()).await {
+                Ok(_) => Ok(()),
+                Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+        let_go(&stage, kind.traits().name).await;
+    }
 }
 
 async fn a_restored_namespace_is_armed(stage: Stage) {

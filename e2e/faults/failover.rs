@@ -1,6 +1,8 @@
 //! Acknowledgements through failover: apps acknowledge without pause, each with at most three
 //! retries, while the leader is killed every fifteen seconds, and the API server and etcd five times
-//! each. What was answered 200 is there in the end; what is there was sent.
+//! each. Half of them say `complete`; the other half are asked to shut down, and one pod of each of
+//! those speaks last. What was answered 200 is there in the end, what is there was sent, and no
+//! workload goes before its last pod has spoken.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::rbac::v1::Role;
-use kube::api::{ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -84,12 +86,12 @@ pub async fn prove(
     let apps = apps(cluster, &namespace, &ports, &log).await?;
 
     let each = count / HOOKS;
-    let names = (0..HOOKS).map(name_of);
-    let pods = names.map(|name| pods_of(cluster, &namespace, name, each));
+    let pods = (0..HOOKS).map(|number| pods_of(cluster, &namespace, number, each));
     let pods: Vec<Vec<String>> = futures::stream::iter(pods)
         .buffered(32)
         .try_collect()
         .await?;
+    ask_to_shut_down(cluster, &namespace, each).await?;
 
     let speaking = Arc::new(AtomicBool::new(true));
     let leaders = spawn_local(kill_leaders(
@@ -101,13 +103,13 @@ pub async fn prove(
     let began = Instant::now();
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     let mut speakers = tokio::task::JoinSet::new();
-    for (app, pods) in apps.iter().zip(pods) {
-        let (app, turns) = (app.clone(), Arc::clone(&turns));
+    for (number, (app, pods)) in apps.iter().zip(&pods).enumerate() {
+        let (app, pods, turns) = (app.clone(), pods.clone(), Arc::clone(&turns));
         speakers.spawn_local(async move {
             let mut line = None;
-            for (one, pod) in pods.into_iter().enumerate() {
+            for (one, pod) in pods.into_iter().take(each).enumerate() {
                 let turn = turns.acquire().await;
-                app.insist_over(&mut line, HookKind::Complete, &pod, RETRIES)
+                app.insist_over(&mut line, kind_of(number), &pod, RETRIES)
                     .await;
                 drop(turn);
                 let planned = LASTS.mul_f64((one + 1) as f64 / each as f64);
@@ -121,6 +123,10 @@ pub async fn prove(
     let outages = outages.await.map_err(|e| e.to_string())??;
     let kills = leaders.await.map_err(|e| e.to_string())?;
     judge(cluster, &namespace, &log, report).await?;
+    let released = speak_last(cluster, &namespace, &apps, &pods).await;
+    if let Err(left) = released {
+        report.violation("stuck", &left);
+    }
     report.line(&format!(
         "failover: in {} s, {kills} leaders and {outages} times API server or etcd killed",
         took.as_secs()
@@ -151,6 +157,14 @@ async fn replica(
     })
 }
 
+/// What the app of a hook acknowledges.
+fn kind_of(number: usize) -> HookKind {
+    match number % 2 {
+        0 => HookKind::Complete,
+        _ => HookKind::Shutdown,
+    }
+}
+
 /// Hooks of workloads without pods, and a client for each.
 async fn apps(
     cluster: &Cluster,
@@ -172,8 +186,12 @@ async fn apps(
             "metadata": {"name": name},
             "spec": {
                 "workload": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
-                // Each of them counts, and nothing comes of it.
-                "complete": {"action": "None"},
+                kind_of(number).as_str(): match kind_of(number) {
+                    // Each of them counts, and nothing comes of it.
+                    HookKind::Complete => json!({"action": "None"}),
+                    HookKind::Shutdown => json!({"callOut": {"mode": "None"},
+                        "timeoutSeconds": 3600, "acknowledgements": {"policy": "All"}}),
+                },
             },
         });
         let hook: KrakeHook = serde_json::from_value(hook).expect("a hook");
@@ -198,8 +216,10 @@ async fn apps(
         }
     });
     let mut apps = Vec::new();
-    for hook in ready.await? {
-        let (name, uid) = (hook.name_any(), hook.uid().unwrap_or_default());
+    let ready = ready.await?;
+    for name in (0..HOOKS).map(name_of) {
+        let hook = ready.iter().find(|hook| hook.name_any() == name);
+        let uid = hook.and_then(ResourceExt::uid).unwrap_or_default();
         // Half of them begin with the one operator, half with the other.
         let mut ports = ports.to_vec();
         let turn = apps.len() % ports.len();
@@ -214,13 +234,15 @@ fn name_of(number: usize) -> String {
 }
 
 /// Uids of so many pods of a Deployment's that nobody schedules: they are its own, and the app speaks for
-/// them.
+/// them. Where they are to be asked, they say that they run, and there is one more that speaks last.
 async fn pods_of(
     cluster: &Cluster,
     namespace: &str,
-    name: String,
+    number: usize,
     count: usize,
 ) -> Result<Vec<String>, String> {
+    let name = name_of(number);
+    let asked = kind_of(number) == HookKind::Shutdown;
     let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), namespace);
     let owner = deployments.get(&name).await.map_err(|e| e.to_string())?;
     let mut pod = json!(owner.spec.as_ref().map(|spec| &spec.template));
@@ -229,13 +251,77 @@ async fn pods_of(
     pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "Deployment",
         "name": name, "uid": owner.uid(), "controller": true}]);
     let pod: Pod = serde_json::from_value(pod).map_err(|e| e.to_string())?;
+    let runs = Patch::Merge(json!({"status": {"phase": "Running", "containerStatuses": [
+        {"name": "app", "image": "app", "imageID": "app", "ready": true, "restartCount": 0,
+            "state": {"running": {}}}]}}));
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     let mut uids = Vec::new();
-    for _ in 0..count {
+    for _ in 0..count + usize::from(asked) {
         let made = pods.create(&PostParams::default(), &pod).await;
-        uids.extend(made.map_err(|e| e.to_string())?.uid());
+        let made = made.map_err(|e| e.to_string())?;
+        if asked {
+            let told = pods.patch_status(&made.name_any(), &PatchParams::default(), &runs);
+            told.await.map_err(|e| e.to_string())?;
+        }
+        uids.extend(made.uid());
     }
     Ok(uids)
+}
+
+/// Deletes the workloads whose apps acknowledge that, and waits until each of their pods is asked.
+async fn ask_to_shut_down(cluster: &Cluster, namespace: &str, each: usize) -> Result<(), String> {
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), namespace);
+    let hooks: Api<KrakeHook> = Api::namespaced(cluster.client.clone(), namespace);
+    for number in asked() {
+        let how = DeleteParams::background();
+        let deleted = deployments.delete(&name_of(number), &how).await;
+        deleted.map_err(|e| e.to_string())?;
+    }
+    until(SOON * 2, async || {
+        let all = hooks.list(&ListParams::default()).await;
+        let all = all.map_err(|e| e.to_string())?;
+        let asked_all = |hook: &&KrakeHook| {
+            let request = hook.status.as_ref().and_then(|s| s.request.as_ref());
+            request.is_some_and(|request| request.pods.len() == each + 1)
+        };
+        match all.items.iter().filter(asked_all).count() {
+            count if count == asked().count() => Ok(()),
+            count => Err(format!("the pods of {count} hooks are asked")),
+        }
+    })
+    .await
+}
+
+fn asked() -> impl Iterator<Item = usize> {
+    (0..HOOKS).filter(|number| kind_of(*number) == HookKind::Shutdown)
+}
+
+/// No workload has gone. The last pod of each speaks, and it goes.
+async fn speak_last(
+    cluster: &Cluster,
+    namespace: &str,
+    apps: &[App],
+    pods: &[Vec<String>],
+) -> Result<(), String> {
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), namespace);
+    let count = async || {
+        let all = deployments.list(&ListParams::default()).await;
+        all.map(|all| all.items.len()).map_err(|e| e.to_string())
+    };
+    match until(SOON, count).await? {
+        HOOKS => {}
+        left => return Err(format!("{left} workloads of {HOOKS} are there too early")),
+    }
+    for number in asked() {
+        if let Some(last) = pods[number].last() {
+            apps[number].insist(HookKind::Shutdown, last, RETRIES).await;
+        }
+    }
+    until(SOON * 2, async || match count().await? {
+        left if left == HOOKS - asked().count() => Ok(()),
+        left => Err(format!("{left} workloads are left of {HOOKS}")),
+    })
+    .await
 }
 
 /// Who holds the lease is killed, again and again.

@@ -108,7 +108,8 @@ pub struct TokenSecret {
     /// What the token in it was derived for: key id and workload uid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derived_for: Option<String>,
-    /// Since when it holds that token, by the API server's clock: older pods may have another.
+    /// Since when it is made with that key, by the API server's clock: older pods may have the token of
+    /// another key. Nothing where there never was another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
 }

@@ -1,29 +1,47 @@
 //! Lists, in pages that fit into memory whatever is in them.
 //!
 //! An object has at most 1.5 MB, the API server's own limit, so a page of [`PAGE`] has 30 MB at
-//! most. Pages are read one at a time in the whole process, for caches and for live looks alike:
-//! however many watches begin anew at once, no more than one such page is on its way, and one being
-//! read.
+//! most. Where objects are small, the pages that follow are larger, or a cluster of ten thousand
+//! ReplicaSets would be a thousand requests before a new leader can begin; one that has more than
+//! [`MOST`] all the same is not read to its end, but asked for again as a small one. Pages are read one
+//! at a time in the whole process, for caches and for live looks alike: however many watches begin
+//! anew at once, no more than one such page is on its way, and one being read.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http_body_util::BodyExt;
-use hyper::{Method, Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{Method, Request, Response, Uri};
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::client::Body;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
-/// Objects of one page.
+/// Objects of the first page of a list, and of every page where they are large.
 pub const PAGE: u32 = 20;
+/// Objects of one page at most.
+const LARGEST: u32 = 500;
+/// Bytes of one page at most: what [`PAGE`] objects can have.
+const MOST: usize = 32 << 20;
+/// The next page may have twice as many objects, if this one had fewer bytes.
+const SMALL: usize = 2 << 20;
+/// So many lists are remembered.
+const LISTS: usize = 64;
 /// Whoever has waited so long for a page lets the next one have its turn.
 const PAGE_WITHIN: Duration = Duration::from_secs(30);
 
+/// Whose turn it is, and how many objects the next page of each list has.
+#[derive(Debug)]
+pub struct Turns {
+    one: Semaphore,
+    sizes: Mutex<HashMap<String, u32>>,
+}
+
 /// A client whose pages wait for their turn; those of all clients made with it share the turns.
-pub fn in_turn(client: &Client, turns: &Arc<Semaphore>) -> Client {
+pub fn in_turn(client: &Client, turns: &Arc<Turns>) -> Client {
     let (inner, turns) = (client.clone(), Arc::clone(turns));
     let service = tower::service_fn(move |request: Request<Body>| {
         let (inner, turns) = (inner.clone(), Arc::clone(&turns));
@@ -39,8 +57,11 @@ pub fn in_turn(client: &Client, turns: &Arc<Semaphore>) -> Client {
 }
 
 /// The turns of a process.
-pub fn turns() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(1))
+pub fn turns() -> Arc<Turns> {
+    Arc::new(Turns {
+        one: Semaphore::new(1),
+        sizes: Mutex::default(),
+    })
 }
 
 /// Everything that a list has, page by page.
@@ -81,18 +102,75 @@ fn is_page(request: &Request<Body>) -> bool {
 /// Holds the turn until the whole page is here.
 async fn whole(
     inner: &Client,
-    turns: &Semaphore,
+    turns: &Turns,
     request: Request<Body>,
 ) -> Result<Response<Body>, kube::Error> {
-    let _turn = turns.acquire().await;
+    let _turn = turns.one.acquire().await;
     let read = async {
-        let (head, body) = inner.send(request).await?.into_parts();
-        let page = body.collect().await?.to_bytes();
-        Ok(Response::from_parts(head, Body::from(page)))
+        let (head, _) = request.into_parts();
+        let (list, goes_on) = list_of(&head.uri);
+        let mut size = if goes_on { turns.size(&list) } else { PAGE };
+        loop {
+            let mut head = head.clone();
+            head.uri = limited(&head.uri, size);
+            let request = Request::from_parts(head, Body::empty());
+            let (head, body) = inner.send(request).await?.into_parts();
+            let read = Limited::new(body, MOST).collect().await;
+            match read.map(http_body_util::Collected::to_bytes) {
+                Ok(page) => {
+                    turns.next(list, size, page.len());
+                    return Ok(Response::from_parts(head, Body::from(page)));
+                }
+                Err(error) if error.is::<LengthLimitError>() && size > PAGE => size = PAGE,
+                Err(error) => return Err(kube::Error::Service(error)),
+            }
+        }
     };
     tokio::time::timeout(PAGE_WITHIN, read)
         .await
         .unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
+}
+
+impl Turns {
+    fn size(&self, list: &str) -> u32 {
+        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        sizes.get(list).copied().unwrap_or(PAGE)
+    }
+
+    /// After a page of so many objects and bytes.
+    fn next(&self, list: String, size: u32, bytes: usize) {
+        let next = if bytes < SMALL { size * 2 } else { PAGE };
+        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        if sizes.len() >= LISTS && !sizes.contains_key(&list) {
+            sizes.clear();
+        }
+        sizes.insert(list, next.min(LARGEST));
+    }
+}
+
+/// What tells a list from others, and whether this is not its first page.
+fn list_of(uri: &Uri) -> (String, bool) {
+    let is_page = |pair: &&str| !pair.starts_with("limit=") && !pair.starts_with("continue=");
+    let query = uri.query().unwrap_or_default();
+    let rest: Vec<&str> = query.split('&').filter(is_page).collect();
+    let goes_on = query.split('&').any(|pair| pair.starts_with("continue="));
+    (format!("{}?{}", uri.path(), rest.join("&")), goes_on)
+}
+
+/// The same page, of so many objects.
+fn limited(uri: &Uri, size: u32) -> Uri {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let pairs: Vec<String> = pairs
+        .map(|pair| match pair.starts_with("limit=") {
+            true => format!("limit={size}"),
+            false => pair.to_owned(),
+        })
+        .collect();
+    let mut parts = uri.clone().into_parts();
+    let path = format!("{}?{}", uri.path(), pairs.join("&"));
+    // It differs from what was one in a number.
+    parts.path_and_query = path.parse().ok().or(parts.path_and_query);
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
 #[cfg(test)]
@@ -108,15 +186,24 @@ mod tests {
     use super::*;
     use crate::cluster::slim::Metadata;
 
-    /// A server of 50 ConfigMaps that counts how many lists are open at once, and which were asked for.
+    /// A server of ConfigMaps that counts how many lists are open at once, and which were asked for.
     #[derive(Clone, Default)]
     struct Server {
+        /// How many bytes each of them has beside its name, from the first to the last.
+        sizes: Arc<Vec<usize>>,
         open: Arc<AtomicUsize>,
         most: Arc<AtomicUsize>,
         asked: Arc<Mutex<Vec<String>>>,
     }
 
     impl Server {
+        fn of(sizes: Vec<usize>) -> Self {
+            Self {
+                sizes: Arc::new(sizes),
+                ..Self::default()
+            }
+        }
+
         fn client(&self) -> Client {
             let server = self.clone();
             let service = tower::service_fn(move |request: Request<Body>| {
@@ -130,37 +217,53 @@ mod tests {
                     }
                     server.open.fetch_sub(1, Ordering::SeqCst);
                     let query = request.uri().query().unwrap_or_default().to_owned();
-                    let page = page(&query).to_string().into_bytes();
+                    let page = server.page(&query).to_string().into_bytes();
                     server.asked.lock().unwrap().push(query);
                     Ok::<_, std::io::Error>(Response::new(Body::from(page)))
                 }
             });
             Client::new(service, "ml")
         }
-    }
 
-    fn page(query: &str) -> Value {
-        let number = |of: &str| -> Option<usize> {
-            let pair = query.split('&').find_map(|pair| pair.strip_prefix(of));
-            pair.and_then(|number| number.parse().ok())
-        };
-        let first = number("continue=").unwrap_or(0);
-        let end = (first + number("limit=").unwrap_or(50)).min(50);
-        let items: Vec<_> = (first..end)
-            .map(|i| json!({"metadata": {"name": format!("m{i}"), "namespace": "ml"}}))
-            .collect();
-        let more = if end < 50 {
-            end.to_string()
-        } else {
-            String::new()
-        };
-        json!({"apiVersion": "v1", "kind": "List", "items": items,
-            "metadata": {"resourceVersion": "1", "continue": more}})
+        fn page(&self, query: &str) -> Value {
+            let number = |of: &str| -> Option<usize> {
+                let pair = query.split('&').find_map(|pair| pair.strip_prefix(of));
+                pair.and_then(|number| number.parse().ok())
+            };
+            let all = self.sizes.len();
+            let first = number("continue=").unwrap_or(0);
+            let end = (first + number("limit=").unwrap_or(all)).min(all);
+            let items: Vec<_> = (first..end)
+                .map(|i| {
+                    let annotations = json!({"large": "x".repeat(self.sizes[i])});
+                    json!({"metadata": {"name": format!("m{i}"), "namespace": "ml",
+                        "annotations": annotations}})
+                })
+                .collect();
+            let more = if end < all {
+                end.to_string()
+            } else {
+                String::new()
+            };
+            json!({"apiVersion": "v1", "kind": "List", "items": items,
+                "metadata": {"resourceVersion": "1", "continue": more}})
+        }
+
+        /// First object and number of objects of each page that was asked for.
+        fn asked(&self) -> Vec<(usize, usize)> {
+            let asked = self.asked.lock().unwrap();
+            let number = |query: &str, of: &str| -> usize {
+                let pair = query.split('&').find_map(|pair| pair.strip_prefix(of));
+                pair.and_then(|number| number.parse().ok()).unwrap_or(0)
+            };
+            let page = |query: &String| (number(query, "continue="), number(query, "limit="));
+            asked.iter().map(page).collect()
+        }
     }
 
     #[tokio::test]
-    async fn lists_are_read_in_small_pages_and_one_at_a_time() {
-        let server = Server::default();
+    async fn lists_are_read_in_pages_and_one_at_a_time() {
+        let server = Server::of(vec![0; 50]);
         let turns = turns();
         let clients = [0, 1].map(|_| in_turn(&server.client(), &turns));
         let api = |i: usize| Api::<Metadata<ConfigMap>>::default_namespaced(clients[i].clone());
@@ -175,22 +278,59 @@ mod tests {
         let (looks, listed) = futures::join!(futures::future::join_all(looks), listed);
         assert_eq!((looks, listed), (vec![50; 4], 51));
         assert_eq!(server.most.load(Ordering::SeqCst), 1);
-        let asked = server.asked.lock().unwrap();
-        let limit = format!("limit={PAGE}");
-        assert!(
-            asked.iter().all(|query| query.contains(&limit)),
-            "{asked:?}"
+        let asked = server.asked();
+        let first = |(at, size): &&(usize, usize)| *at == 0 && *size == 20;
+        assert_eq!(asked.iter().filter(first).count(), 5, "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn pages_grow_with_small_objects_and_large_ones_are_asked_for_in_small_pages() {
+        // Small ones, and among them 100 that no larger page has room for.
+        let mut sizes = vec![0; 2000];
+        sizes[700..800].fill(1 << 20);
+        let server = Server::of(sizes);
+        let client = in_turn(&server.client(), &turns());
+        let api = Api::<Metadata<ConfigMap>>::default_namespaced(client);
+        let found = all(&api, ListParams::default()).await.unwrap();
+        assert_eq!(found.len(), 2000);
+        assert_eq!(
+            server.asked(),
+            [
+                (0, 20),
+                (20, 40),
+                (60, 80),
+                (140, 160),
+                (300, 320),
+                // Too large, and again.
+                (620, 500),
+                (620, 20),
+                (640, 40),
+                (680, 80),
+                (680, 20),
+                (700, 40),
+                (700, 20),
+                (720, 20),
+                (740, 20),
+                (760, 20),
+                (780, 20),
+                (800, 20),
+                (820, 40),
+                (860, 80),
+                (940, 160),
+                (1100, 320),
+                (1420, 500),
+                (1920, 500),
+            ]
         );
-        assert_eq!(asked.len(), 5 * 3);
     }
 
     #[tokio::test]
     async fn what_is_no_page_waits_for_nobody() {
-        let server = Server::default();
+        let server = Server::of(vec![0; 50]);
         let turns = turns();
         let api: Api<Metadata<ConfigMap>> =
             Api::default_namespaced(in_turn(&server.client(), &turns));
-        let _taken = turns.acquire().await;
+        let _taken = turns.one.acquire().await;
         let got = tokio::time::timeout(crate::testing::SOON, api.get("m1")).await;
         assert!(got.is_ok());
     }

@@ -74,6 +74,8 @@ pub struct Written {
     pub uid: String,
     /// Its resourceVersion.
     pub resource_version: String,
+    /// When it was created, by the API server's clock.
+    pub created: Option<Time>,
     /// When it was last changed, by the API server's clock.
     pub at: Option<Time>,
     /// Somebody had edited it since our last write, and the edit is gone.
@@ -287,6 +289,7 @@ impl SecretOrder<'_> {
             (Some(uid), Some(resource_version)) => Ok(Written {
                 uid,
                 resource_version,
+                created: meta.creation_timestamp,
                 at,
                 overwrote_edit,
             }),

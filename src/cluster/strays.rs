@@ -72,6 +72,36 @@ pub async fn release_workload(
     Ok(look)
 }
 
+/// Takes off the label of a completed workload that no hook names. Where there is no hook at all, the
+/// policy `krake-hooks-completions` lets nobody delete what carries it.
+pub async fn unlabel_completed(
+    writer: &Writer,
+    kind: WorkloadKind,
+    namespace: &str,
+    name: &str,
+) -> Result<Look, Error> {
+    let client = &writer.client;
+    let found = workload(client, Some(kind), namespace, name).await?;
+    let Some(found) = found.filter(|found| is_labelled_completed(&found.metadata)) else {
+        return Ok(Look::Clean);
+    };
+    let hooks = hooks(client, namespace).await?;
+    let concerned = |hook: &DynamicObject| strays::concerns(&hook.metadata, &hook.data, kind, name);
+    if hooks.iter().any(concerned) {
+        return Ok(Look::Concerned);
+    }
+    writer.unlabel_completed(namespace, &found).await?;
+    let about = Regarding::workload(&found);
+    writer.tell_of(&about, &strays::unlabelled(&found)).await;
+    Ok(Look::Released)
+}
+
+/// Whether something says that it is complete.
+pub fn is_labelled_completed(meta: &ObjectMeta) -> bool {
+    let mut labels = meta.labels.iter();
+    labels.any(|labels| labels.contains_key(names::COMPLETED_LABEL))
+}
+
 /// One step of letting a workload go.
 pub async fn carry_out(writer: &Writer, workload: &Workload, effect: &Effect) -> Result<(), Error> {
     let namespace = workload.metadata.namespace.as_deref().unwrap_or_default();

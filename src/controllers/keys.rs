@@ -24,6 +24,7 @@ use crate::cluster::own_secrets::{OwnSecrets, Wrote};
 use crate::cluster::ring::{self, BootError, Kept};
 use crate::cluster::{Class, Error};
 use crate::decide::Settings;
+use crate::decide::inject;
 use crate::decide::keys::{KeysSeen, taken};
 use crate::metrics::Metrics;
 use crate::pki::Ring;
@@ -236,7 +237,7 @@ impl Context {
         KeysSeen {
             holders: match earlier.is_empty() {
                 true => Vec::new(),
-                false => holders(&self.caches, current),
+                false => holders(&self.caches, current, &earlier),
             },
             current: current.to_owned(),
             prepared: kept.prepared.clone(),
@@ -251,7 +252,9 @@ impl Context {
 }
 
 /// Pods that live and hold a token of another key than this one.
-fn holders(caches: &Caches, current: &str) -> Vec<String> {
+///
+/// A pod's stamp names the key. Pods without one hold what their hook's Secret held when they were made.
+fn holders(caches: &Caches, current: &str, earlier: &[String]) -> Vec<String> {
     let pods = caches.pods.state();
     let pods = pods
         .iter()
@@ -260,10 +263,13 @@ fn holders(caches: &Caches, current: &str) -> Vec<String> {
         let token = token_of(&caches.hooks, pod.as_ref());
         // One whose hook is gone, or has never had a token, holds none that is good for anything.
         token.is_some_and(|token| {
+            if let Some(key) = inject::key_of(&pod.metadata) {
+                return earlier.iter().any(|earlier| earlier == key);
+            }
             let derived_for = token.derived_for.as_deref().unwrap_or_default();
             let key = derived_for.split_once('.').map(|(key, _)| key);
             let created = pod.creation_timestamp();
-            key != Some(current) || token.since.is_none_or(|since| created <= Some(since))
+            key != Some(current) || token.since.is_some_and(|since| created <= Some(since))
         })
     });
     let mut holders: Vec<String> = holders

@@ -96,6 +96,15 @@ impl Cluster {
         self.pods.apply_watcher_event(&watcher::Event::Apply(pod));
     }
 
+    /// Another pod, whose stamp names a key.
+    fn stamped(&mut self, name: &str, second: i64, key: &str) {
+        let mut pod = pod(name, second, "Running");
+        let stamp = format!("aaaaaaaa-bbbbbbbb-{key}");
+        let annotations = pod.metadata.annotations.get_or_insert_default();
+        annotations.insert(names::STAMP_ANNOTATION.to_owned(), stamp);
+        self.pods.apply_watcher_event(&watcher::Event::Apply(pod));
+    }
+
     fn gone(&mut self, name: &str) {
         let pod = pod(name, 0, "Running");
         self.pods.apply_watcher_event(&watcher::Event::Delete(pod));
@@ -152,13 +161,18 @@ async fn a_key_takes_the_place_of_another_when_no_pod_holds_a_token_of_it() {
     cluster.token(&new, 10);
     cluster.pod("same-second", 10, "Running");
     cluster.pod("new", 11, "Running");
+    cluster.stamped("new-same-second", 10, &new);
+    cluster.stamped("of-no-key", 10, "0000");
+    cluster.stamped("slow-to-roll", 12, &old);
     cluster.wait_and_look().await;
     cluster.gone("old");
-    cluster.wait_and_look().await;
-    cluster.wait_and_look().await;
-    let kept = cluster.kept().await;
-    assert!(kept.ring.verify(token.expose_secret(), "hook", "workload"));
-    cluster.pod("same-second", 10, "Succeeded");
+    for last in ["same-second", "slow-to-roll"] {
+        cluster.wait_and_look().await;
+        cluster.wait_and_look().await;
+        let kept = cluster.kept().await;
+        assert!(kept.ring.verify(token.expose_secret(), "hook", "workload"));
+        cluster.pod(last, 10, "Succeeded");
+    }
     cluster.look().await;
     assert_eq!(cluster.kept().await.ring.ids().count(), 2, "too early");
     cluster.wait_and_look().await;

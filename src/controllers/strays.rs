@@ -1,5 +1,6 @@
-//! Finds what is ours and nobody's, see [`crate::decide::strays`]: watches what carries our finalizer,
-//! and asks about it live once no hook in the cache has named it for some seconds.
+//! Finds what is ours and nobody's, see [`crate::decide::strays`]: watches what carries our finalizer
+//! or the label of a completed workload, and asks about it live once no hook in the cache has named it
+//! for some seconds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -20,7 +21,9 @@ use crate::api::{WorkloadKind, names};
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::{Caches, resource};
 use crate::cluster::slim::{self, Metadata};
-use crate::cluster::strays::{Look, hook_of, release_workload, remove_canary};
+use crate::cluster::strays::{
+    Look, hook_of, is_labelled_completed, release_workload, remove_canary, unlabel_completed,
+};
 use crate::cluster::{Act, Class, Error, pages};
 use crate::decide::seen::{has_finalizer, is_let_go};
 use crate::decide::strays::grace;
@@ -45,12 +48,42 @@ pub struct Context {
     pub metrics: Metrics,
 }
 
-/// Something that carries a finalizer of ours.
+/// Something that carries a finalizer of ours, or says that it is complete.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Object {
     Workload(WorkloadKind, String, String),
+    Completed(WorkloadKind, String, String),
     Canary(String, String),
 }
+
+/// What a watch tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// Our finalizer.
+    Finalizer,
+    /// The label that is put on before a completed workload is deleted.
+    Completed,
+}
+
+impl Mark {
+    fn is_on(self, meta: &ObjectMeta) -> bool {
+        match self {
+            Self::Finalizer => has_finalizer(meta, names::SHUTDOWN_FINALIZER),
+            Self::Completed => is_labelled_completed(meta),
+        }
+    }
+
+    fn on(self, kind: WorkloadKind, meta: &ObjectMeta) -> Object {
+        let namespace = meta.namespace.clone().unwrap_or_default();
+        let name = meta.name.clone().unwrap_or_default();
+        match self {
+            Self::Finalizer => Object::Workload(kind, namespace, name),
+            Self::Completed => Object::Completed(kind, namespace, name),
+        }
+    }
+}
+
+type Change = (WorkloadKind, Mark, watcher::Event<Metadata<DynamicObject>>);
 
 /// How long it has been nobody's.
 #[derive(Clone, Debug)]
@@ -71,7 +104,9 @@ struct Carriers {
 pub async fn run(context: Context, watches: &Client, shutdown: impl Future<Output = ()> + Send) {
     let mut carriers = Carriers::default();
     let mut searched = HashMap::new();
-    let mut changes = futures::stream::select_all(carrying().map(|kind| changes(watches, kind)));
+    let finalizers = carrying().map(|kind| changes(watches, kind, Mark::Finalizer));
+    let completed = WorkloadKind::all().map(|kind| changes(watches, kind, Mark::Completed));
+    let mut changes = futures::stream::select_all(finalizers.chain(completed));
     let mut clock = tokio::time::interval(EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tokio::pin!(shutdown);
@@ -82,7 +117,7 @@ pub async fn run(context: Context, watches: &Client, shutdown: impl Future<Outpu
     loop {
         tokio::select! {
             () = &mut shutdown => return,
-            Some((kind, event)) = changes.next() => carriers.hear(kind, event),
+            Some(change) = changes.next() => carriers.hear(change),
             _ = clock.tick() => {
                 let work = async {
                     context.search(&mut carriers, &mut searched).await;
@@ -106,10 +141,12 @@ fn carrying() -> impl Iterator<Item = WorkloadKind> {
 fn changes(
     client: &Client,
     kind: WorkloadKind,
-) -> futures::stream::BoxStream<'static, (WorkloadKind, watcher::Event<Metadata<DynamicObject>>)> {
-    let config = match is_labelled(kind) {
-        true => everything().labels(names::HOOK_LABEL),
-        false => everything(),
+    mark: Mark,
+) -> futures::stream::BoxStream<'static, Change> {
+    let config = match mark {
+        Mark::Completed => everything().labels(names::COMPLETED_LABEL),
+        Mark::Finalizer if is_labelled(kind) => everything().labels(names::HOOK_LABEL),
+        Mark::Finalizer => everything(),
     };
     watcher(Api::all_with(client.clone(), &resource(kind)), config)
         .backoff(Reopen::default())
@@ -117,7 +154,7 @@ fn changes(
             let event = event.inspect_err(|error| {
                 tracing::warn!(kind = kind.traits().name, %error, "watch failed; it is opened again");
             });
-            std::future::ready(event.ok().map(|event| (kind, event)))
+            std::future::ready(event.ok().map(|event| (kind, mark, event)))
         })
         .boxed()
 }
@@ -127,25 +164,22 @@ fn is_labelled(kind: WorkloadKind) -> bool {
 }
 
 impl Carriers {
-    fn hear(&mut self, kind: WorkloadKind, event: watcher::Event<Metadata<DynamicObject>>) {
+    fn hear(&mut self, (kind, mark, event): Change) {
         match event {
             watcher::Event::Apply(found) | watcher::Event::InitApply(found) => {
-                self.note(
-                    of_workload(kind, &found.metadata),
-                    &found.metadata,
-                    names::SHUTDOWN_FINALIZER,
-                );
+                let meta = &found.metadata;
+                self.note(mark.on(kind, meta), meta, mark.is_on(meta));
             }
             watcher::Event::Delete(gone) => {
-                self.all.remove(&of_workload(kind, &gone.metadata));
+                self.all.remove(&mark.on(kind, &gone.metadata));
             }
             // What went unseen is found to be gone when it is looked at.
             watcher::Event::Init | watcher::Event::InitDone => {}
         }
     }
 
-    fn note(&mut self, object: Object, meta: &ObjectMeta, finalizer: &str) {
-        if !has_finalizer(meta, finalizer) {
+    fn note(&mut self, object: Object, meta: &ObjectMeta, carries: bool) {
+        if !carries {
             self.all.remove(&object);
             return;
         }
@@ -198,11 +232,14 @@ impl Context {
     async fn look(&self, carriers: &mut Carriers) {
         for canary in self.caches.config_maps.state() {
             let meta = &canary.metadata;
-            carriers.note(of_canary(meta), meta, names::CANARY_FINALIZER);
+            let carries = has_finalizer(meta, names::CANARY_FINALIZER);
+            carriers.note(of_canary(meta), meta, carries);
         }
         let (named, living) = (self.named(), self.living());
         let concerned = |object: &Object| match object {
-            Object::Workload(..) => named.contains(object),
+            Object::Workload(kind, namespace, name) | Object::Completed(kind, namespace, name) => {
+                named.contains(&(*kind, namespace.clone(), name.clone()))
+            }
             Object::Canary(namespace, _) => self
                 .canary(object)
                 .and_then(|canary| Some((namespace.clone(), hook_of(&canary.metadata)?.to_owned())))
@@ -212,6 +249,9 @@ impl Context {
             let look = match &object {
                 Object::Workload(kind, namespace, name) => {
                     release_workload(&self.writer, *kind, namespace, name).await
+                }
+                Object::Completed(kind, namespace, name) => {
+                    unlabel_completed(&self.writer, *kind, namespace, name).await
                 }
                 Object::Canary(..) => match self.canary(&object) {
                     Some(canary) => remove_canary(&self.writer, &canary.bare()).await,
@@ -260,8 +300,8 @@ impl Context {
                 Api::namespaced_with(self.writer.client.clone(), namespace, &resource(kind));
             let found = pages::all(&api, ListParams::default()).await;
             for found in found.map_err(listing(kind.traits().plural))? {
-                let object = of_workload(kind, &found.metadata);
-                carriers.note(object, &found.metadata, names::SHUTDOWN_FINALIZER);
+                let (meta, mark) = (&found.metadata, Mark::Finalizer);
+                carriers.note(mark.on(kind, meta), meta, mark.is_on(meta));
             }
         }
         let maps: Api<Metadata<ConfigMap>> = Api::namespaced(self.writer.client.clone(), namespace);
@@ -281,27 +321,19 @@ impl Context {
     }
 
     /// The workloads that hooks and guards in the caches name.
-    fn named(&self) -> BTreeSet<Object> {
+    fn named(&self) -> BTreeSet<(WorkloadKind, String, String)> {
         let hooks = self.caches.hooks.state();
         let of_hooks = hooks.iter().filter(|hook| !is_let_go(&hook.metadata));
         let of_hooks = of_hooks.filter_map(|hook| {
             let workload = &hook.spec.workload;
             let kind = workload.known_kind()?;
-            Some(Object::Workload(
-                kind,
-                hook.namespace()?,
-                workload.name.clone(),
-            ))
+            Some((kind, hook.namespace()?, workload.name.clone()))
         });
         let guards = self.caches.guards.state();
         let of_guards = guards.iter().filter_map(|guard| {
             let (hook, workload) = (&guard.spec.hook, &guard.spec.workload);
             let kind = workload.known_kind()?;
-            Some(Object::Workload(
-                kind,
-                hook.namespace.clone(),
-                workload.name.clone(),
-            ))
+            Some((kind, hook.namespace.clone(), workload.name.clone()))
         });
         of_hooks.chain(of_guards).collect()
     }
@@ -337,15 +369,6 @@ impl Context {
     }
 }
 
-fn of_workload(kind: WorkloadKind, meta: &ObjectMeta) -> Object {
-    let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
-    Object::Workload(
-        kind,
-        namespace.unwrap_or_default(),
-        name.unwrap_or_default(),
-    )
-}
-
 fn of_canary(meta: &ObjectMeta) -> Object {
     let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
     Object::Canary(namespace.unwrap_or_default(), name.unwrap_or_default())
@@ -355,19 +378,22 @@ fn of_canary(meta: &ObjectMeta) -> Object {
 mod tests {
     use super::*;
     use crate::testing::build::{self, Build, NAME};
+    use serde_json::json;
 
-    fn change(workload: Build) -> watcher::Event<Metadata<DynamicObject>> {
-        watcher::Event::Apply(Metadata::of(workload.meta()))
+    const KIND: WorkloadKind = WorkloadKind::Deployment;
+
+    fn change(mark: Mark, workload: Build) -> Change {
+        let event = watcher::Event::Apply(Metadata::of(workload.meta()));
+        (KIND, mark, event)
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_names_is_due_after_some_seconds_and_what_somebody_names_never() {
-        let kind = WorkloadKind::Deployment;
         let held = || build::deployment(NAME).finalizer(names::SHUTDOWN_FINALIZER);
         let mut carriers = Carriers::default();
-        carriers.hear(kind, change(build::deployment("plain")));
-        carriers.hear(kind, change(held()));
-        let object = of_workload(kind, &held().meta());
+        carriers.hear(change(Mark::Finalizer, build::deployment("plain")));
+        carriers.hear(change(Mark::Finalizer, held()));
+        let object = Mark::Finalizer.on(KIND, &held().meta());
         let due = |carriers: &mut Carriers, named: bool| carriers.due(|_| named, Instant::now());
         assert!(
             due(&mut carriers, false).is_empty(),
@@ -388,13 +414,33 @@ mod tests {
         assert_eq!(due(&mut carriers, false), std::slice::from_ref(&object));
         carriers.looked(&object, Ok(Look::Released), Instant::now());
         // Somebody puts it back.
-        carriers.hear(kind, change(held().deleting()));
+        carriers.hear(change(Mark::Finalizer, held().deleting()));
         assert!(due(&mut carriers, false).is_empty());
         tokio::time::advance(Duration::from_secs(5)).await;
         assert!(due(&mut carriers, false).is_empty());
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(due(&mut carriers, false), [object]);
-        carriers.hear(kind, change(build::deployment(NAME)));
+        carriers.hear(change(Mark::Finalizer, build::deployment(NAME)));
+        assert!(carriers.all.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_says_that_it_is_complete_is_nobodys_by_itself() {
+        let labelled = || {
+            let labels = json!({names::COMPLETED_LABEL: "app"});
+            build::deployment(NAME).with("/metadata/labels", labels)
+        };
+        let mut carriers = Carriers::default();
+        carriers.hear(change(Mark::Completed, labelled()));
+        carriers.hear(change(Mark::Finalizer, labelled()));
+        let due = |carriers: &mut Carriers| carriers.due(|_| false, Instant::now());
+        assert!(due(&mut carriers).is_empty(), "its hook may be on its way");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let object = Mark::Completed.on(KIND, &labelled().meta());
+        assert_eq!(due(&mut carriers), [object]);
+        // It is told as a deletion when the label goes.
+        let gone = watcher::Event::Delete(Metadata::of(labelled().meta()));
+        carriers.hear((KIND, Mark::Completed, gone));
         assert!(carriers.all.is_empty());
     }
 }

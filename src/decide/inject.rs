@@ -97,9 +97,10 @@ pub fn injection(
     let injection = Injection {
         hook: hook.name.to_owned(),
         stamp: format!(
-            "{}-{}",
+            "{}-{}-{}",
             stamp_prefix(hook.uid),
-            digest(&[hook.uid, workload_uid, &settings.key_id, tls, &shape])
+            digest(&[hook.uid, workload_uid, tls, &shape]),
+            settings.key_id
         ),
         containers,
         init_containers,
@@ -166,6 +167,12 @@ pub fn template_hash(workload: &Workload, injection: Option<&Injection>) -> Stri
 /// Whether a pod has what this injection gives.
 pub fn carries_stamp(meta: &ObjectMeta, stamp: &str) -> bool {
     annotation(meta, names::STAMP_ANNOTATION) == Some(stamp)
+}
+
+/// Id of the master key that the token of a pod is made with; nothing where nothing is injected.
+pub fn key_of(meta: &ObjectMeta) -> Option<&str> {
+    let stamp = annotation(meta, names::STAMP_ANNOTATION)?;
+    stamp.splitn(3, '-').nth(2)
 }
 
 /// Whether a pod has what some injection of this hook gave.
@@ -443,9 +450,9 @@ fn identity(workload: &Workload) -> Value {
 /// Whether it is one that [`injection`] makes.
 fn is_stamp(stamp: &str) -> bool {
     let digest = |part: &str| part.len() == 8 && part.bytes().all(|b| b.is_ascii_hexdigit());
-    stamp
-        .split_once('-')
-        .is_some_and(|(hook, all)| digest(hook) && digest(all))
+    let mut parts = stamp.splitn(3, '-');
+    let [hook, all, key] = [parts.next(), parts.next(), parts.next()];
+    hook.is_some_and(digest) && all.is_some_and(digest) && key.is_some()
 }
 
 fn digest(parts: &[&str]) -> String {

@@ -237,6 +237,10 @@ impl Plan<'_> {
         // before a pod came or went.
         let injected = match (before, trouble.map(|trouble| trouble.weight)) {
             (_, Some(Weight::Unseen)) | (false, Some(Weight::AtStart)) => false,
+            // Where none of them runs, none has seen anything of it yet.
+            (true, Some(Weight::AtStart)) if !pods::any_running(self.seen, &injection.stamp) => {
+                false
+            }
             (true, _) => !pods::any_without(self.seen, &injection.stamp),
             (false, _) => begun && counted && current >= all,
         };

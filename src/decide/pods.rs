@@ -329,27 +329,41 @@ pub fn has_ours(seen: &Seen, pod: &Pod) -> bool {
 
 /// Whether a container with our entries has ever started, or any where there are none.
 fn has_started(pod: &Pod, injects: bool) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let injected: Vec<&str> = spec
-        .containers
+    containers(pod, injects).any(ever_started)
+}
+
+/// Whether a container with our entries runs in a live pod that has what is injected now.
+pub fn any_running(seen: &Seen, stamp: &str) -> bool {
+    let runs = |c: &ContainerStatus| c.state.as_ref().is_some_and(|s| s.running.is_some());
+    seen.pods
         .iter()
-        .chain(spec.init_containers.iter().flatten())
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !is_finished(pod))
+        .filter(|pod| inject::carries_stamp(&pod.metadata, stamp))
+        .any(|pod| containers(pod, injects(seen)).any(runs))
+}
+
+/// What is told of the containers with our entries, or of all where there are none.
+fn containers(pod: &Pod, injects: bool) -> impl Iterator<Item = &ContainerStatus> {
+    let spec = pod.spec.iter();
+    let injected: Vec<&str> = spec
+        .flat_map(|spec| {
+            spec.containers
+                .iter()
+                .chain(spec.init_containers.iter().flatten())
+        })
         .filter(|c| {
             let mut env = c.env.iter().flatten();
             !injects || env.any(|entry| entry.name == names::POD_UID_ENV)
         })
         .map(|c| c.name.as_str())
         .collect();
-    let Some(status) = &pod.status else {
-        return false;
-    };
+    let status = pod.status.iter();
     status
-        .container_statuses
-        .iter()
-        .flatten()
-        .chain(status.init_container_statuses.iter().flatten())
-        .filter(|container| injected.contains(&container.name.as_str()))
-        .any(ever_started)
+        .flat_map(|status| {
+            let main = status.container_statuses.iter().flatten();
+            main.chain(status.init_container_statuses.iter().flatten())
+        })
+        .filter(move |container| injected.contains(&container.name.as_str()))
 }
 
 fn ever_started(container: &ContainerStatus) -> bool {

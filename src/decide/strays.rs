@@ -7,6 +7,7 @@
 //! | what | whose it is | otherwise |
 //! |---|---|---|
 //! | a workload with our finalizer | any hook of its namespace that names it, or cannot be read | its finalizer goes, and what was injected into it, unless it is being deleted |
+//! | a workload with the label of a completed one | the same | the label goes |
 //! | a canary | the hook of that uid in its namespace | it goes |
 //!
 //! A hook and its workload may be made in any order, so there is some time before anything is done.
@@ -67,6 +68,14 @@ pub fn released(workload: &Workload) -> Notice {
     notice(format!(
         "{workload} carried the finalizer {}, and no KrakeHook of its namespace names it: {what}. It came with a copied or restored manifest, or its hook went without the operator. Leave finalizers and hooks.krake.dev entries out of what is applied, or create a KrakeHook for it",
         names::SHUTDOWN_FINALIZER
+    ))
+}
+
+/// What people are told about a workload that says that it is complete, without a hook.
+pub fn unlabelled(workload: &Workload) -> Notice {
+    notice(format!(
+        "{workload} carried the label {}, and no KrakeHook of its namespace names it: the label was taken off, for in a namespace without KrakeHooks nobody can delete what carries it",
+        names::COMPLETED_LABEL
     ))
 }
 

@@ -303,6 +303,27 @@ impl Writer {
         )
     }
 
+    /// Takes the label of a completed workload off, if it is still as it was seen.
+    pub async fn unlabel_completed(
+        &self,
+        namespace: &str,
+        workload: &Workload,
+    ) -> Result<(), Error> {
+        let (kind, name) = (workload.kind, workload.name());
+        let labels = json!({names::COMPLETED_LABEL: null});
+        let version = &workload.metadata.resource_version;
+        let patch = json!({"metadata": {"resourceVersion": version, "labels": labels}});
+        let parameters = PatchParams {
+            field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = observe::workloads(&self.client, kind, namespace);
+        let patch = Patch::Merge(patch);
+        let patched = api.patch_metadata(name, &parameters, &patch).await;
+        let object = format!("{kind} {namespace}/{name}");
+        patched.map(|_| ()).map_err(Error::of(Act::Patch, object))
+    }
+
     /// Says of the workload of this uid that it is complete, or no more; whether it is there.
     async fn label_completed(
         &self,

@@ -1,6 +1,6 @@
 //! Writes what pods are given.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::api::{Api, Patch, PatchParams};
 use secrecy::{ExposeSecret, SecretBox};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Writer, guard};
 use crate::api::status::TokenSecret;
 use crate::api::{HookCertificate, HookGuard, names};
-use crate::cluster::secrets::{self, SecretError, SecretOrder};
+use crate::cluster::secrets::{self, SecretError, SecretOrder, Written};
 use crate::cluster::{Act, Error, objects};
 use crate::decide::seen::{Notice, Refusal, Secrets};
 use crate::decide::{Fact, Seen};
@@ -62,9 +62,8 @@ impl Writer {
                     );
                     self.tell(seen, &warning("SecretOverwritten", note)).await;
                 }
-                let same = recorded.filter(|r| r.derived_for.as_deref() == Some(derived_for));
                 Ok(Fact::Token(TokenSecret {
-                    since: same.map_or(written.at, |recorded| recorded.since.clone()),
+                    since: since(recorded, derived_for, &written),
                     secret_uid: written.uid,
                     resource_version: written.resource_version,
                     derived_for: Some(derived_for.to_owned()),
@@ -146,6 +145,20 @@ fn owner(reference: &Value) -> OwnerReference {
     serde_json::from_value(reference.clone()).expect("this is an owner reference")
 }
 
+/// Since when the token in a Secret is made with its key, if an older pod may hold that of another key.
+/// One that is made anew, and of which nothing is recorded, has never held another: pods that are made
+/// in the same second wait for nobody.
+fn since(recorded: Option<&TokenSecret>, derived_for: &str, written: &Written) -> Option<Time> {
+    let key = |derived_for: &str| derived_for.split_once('.').map(|(key, _)| key.to_owned());
+    match recorded {
+        Some(recorded) if recorded.derived_for.as_deref().and_then(key) == key(derived_for) => {
+            recorded.since.clone()
+        }
+        None if written.created == written.at => None,
+        _ => written.at.clone(),
+    }
+}
+
 fn unwritten(error: SecretError) -> Error {
     match error {
         SecretError::Create {
@@ -172,5 +185,66 @@ fn warning(reason: &'static str, note: String) -> Notice {
         reason,
         note,
         on_workload: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+
+    #[test]
+    fn a_token_counts_from_the_moment_in_which_its_key_took_the_place_of_another() {
+        let at = |second| Some(Time(Timestamp::from_second(second).unwrap()));
+        let recorded = |derived_for: Option<&str>, since| TokenSecret {
+            secret_uid: "secret".into(),
+            resource_version: "1".into(),
+            derived_for: derived_for.map(Into::into),
+            since,
+        };
+        let written = |created| Written {
+            uid: "secret".into(),
+            resource_version: "2".into(),
+            created,
+            at: at(9),
+            overwrote_edit: false,
+        };
+        for (name, recorded, created, expected) in [
+            ("the first", None, at(9), None),
+            ("nothing recorded of what was there", None, at(1), at(9)),
+            (
+                "for another workload",
+                Some(recorded(Some("new.old"), at(3))),
+                at(1),
+                at(3),
+            ),
+            (
+                "as ever",
+                Some(recorded(Some("new.workload"), None)),
+                at(9),
+                None,
+            ),
+            (
+                "another key",
+                Some(recorded(Some("old.workload"), None)),
+                at(1),
+                at(9),
+            ),
+            (
+                "another key, a Secret made again",
+                Some(recorded(Some("old.workload"), None)),
+                at(9),
+                at(9),
+            ),
+            (
+                "of nobody knows what",
+                Some(recorded(None, None)),
+                at(1),
+                at(9),
+            ),
+        ] {
+            let since = since(recorded.as_ref(), "new.workload", &written(created));
+            assert_eq!(since, expected, "{name}");
+        }
     }
 }

@@ -256,7 +256,7 @@ fn conflicts_name_what_is_in_the_way() {
         (
             "another hook's, copied",
             both(),
-            stamp(label("other"), "0123abcd-4567cdef"),
+            stamp(label("other"), "0123abcd-4567cdef-89ab"),
             tls(),
             None,
         ),

@@ -332,3 +332,32 @@ fn an_acknowledgement_finds_the_hooks_finalizer_where_it_stands() {
         );
     });
 }
+
+/// A pod that is being made counts, and then its container may turn out not to start.
+#[test]
+fn what_no_container_that_runs_has_is_not_injected() {
+    let does_not_start = |world: &mut World, count: usize| {
+        let ended = serde_json::json!({"terminated": {"exitCode": 128, "reason": "StartError",
+            "message": "not a directory"}});
+        for pod in world.pods.values_mut().take(count) {
+            let status = pod.status.as_mut().expect("it has begun");
+            for container in status.container_statuses.iter_mut().flatten() {
+                container.state = serde_json::from_value(ended.clone()).expect("a state");
+            }
+        }
+        world.version += 1;
+    };
+    for (count, injected) in [(1, true), (2, false)] {
+        let mut operator = armed(stories::hook);
+        assert_eq!(operator.world.pods.len(), 2);
+        operator.act(|world| does_not_start(world, count));
+        let conditions = status(&operator).conditions;
+        for condition in [ConditionType::Armed, ConditionType::Injected] {
+            assert_eq!(is_true(&conditions, condition), injected, "{conditions:#?}");
+        }
+        assert!(
+            !is_true(&conditions, ConditionType::Ready),
+            "{conditions:#?}"
+        );
+    }
+}
