@@ -55,6 +55,10 @@ unit: ## Unit tests; one of them compares crds/ with src/api
 	$(call say,cargo test)
 	@cargo test --locked --lib --bins
 
+.PHONY: convergence
+convergence: ## A crash after every effect of every story of a decision; `make unit` plays a third of them
+	@CONVERGENCE_ALL=1 cargo test --locked --lib convergence
+
 docs: ## The documentation builds without a warning
 	$(call say,cargo doc)
 	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet

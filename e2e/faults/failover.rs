@@ -260,8 +260,9 @@ async fn pods_of(
         let made = pods.create(&PostParams::default(), &pod).await;
         let made = made.map_err(|e| e.to_string())?;
         if asked {
-            let told = pods.patch_status(&made.name_any(), &PatchParams::default(), &runs);
-            told.await.map_err(|e| e.to_string())?;
+            let (name, how) = (made.name_any(), PatchParams::default());
+            let told = pods.patch_status(&name, &how, &runs).await;
+            told.map_err(|e| e.to_string())?;
         }
         uids.extend(made.uid());
     }

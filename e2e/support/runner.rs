@@ -1,9 +1,10 @@
 //! Runs the stories: most of them side by side on one cluster, each in its own namespace; those
 //! that break the operator or its configuration for everybody one by one, on a cluster of their
-//! own where one can be made, else after the others.
+//! own where one can be made, and on the first one when the others have ended.
 //!
 //! `cargo test --test e2e [WORD...]` runs the stories whose names contain a word.
 //! `E2E_PARALLEL` (4): how many side by side. `KEEP=1`: namespaces and the second cluster stay.
+//! `E2E_SAMPLE=1`: of what is played with each kind of workload, a part.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -131,11 +132,13 @@ fn play_all(stories: &[Story]) -> Result<bool, String> {
     };
     let (together, alone, last): (VecDeque<_>, VecDeque<_>, VecDeque<_>) =
         (of(Lane::Together), of(Lane::Alone), of(Lane::Last));
+    let apart = shared.provider == Provider::Local && !together.is_empty() && !alone.is_empty();
     let ended = Mutex::new(Vec::new());
-    let own = shared.provider == Provider::Local;
+    let (queue, alone) = (Mutex::new(together), Mutex::new(alone));
     std::thread::scope(|scope| {
-        let aside = own.then(|| scope.spawn(|| play_apart(&name, &alone, &run, &ended)));
-        let queue = Mutex::new(together);
+        if apart {
+            scope.spawn(|| play_apart(&name, &alone, &run, &ended));
+        }
         std::thread::scope(|scope| {
             for _ in 0..parallel() {
                 scope.spawn(|| {
@@ -145,10 +148,7 @@ fn play_all(stories: &[Story]) -> Result<bool, String> {
                 });
             }
         });
-        if !own {
-            play_one_by_one(&shared, &alone, &run, &ended);
-        }
-        drop(aside);
+        play_one_by_one(&shared, &alone, &run, &ended);
     });
     for story in last {
         note(&ended, play(&shared, &run, story));
@@ -165,11 +165,8 @@ async fn prepare(cluster: &Cluster) -> Result<(), String> {
     Ok(())
 }
 
-/// The second cluster is there for as long as it is needed.
-fn play_apart(name: &str, stories: &VecDeque<Story>, run: &str, ended: &Mutex<Vec<Ended>>) {
-    if stories.is_empty() {
-        return;
-    }
+/// The second cluster is there for as long as it is needed. Where there is none, the first one is left.
+fn play_apart(name: &str, stories: &Mutex<VecDeque<Story>>, run: &str, ended: &Mutex<Vec<Ended>>) {
     let name = format!("{name}-alone");
     let cluster = block_on(async {
         let cluster = Cluster::find(&name).await?;
@@ -189,28 +186,19 @@ fn play_apart(name: &str, stories: &VecDeque<Story>, run: &str, ended: &Mutex<Ve
                 }
             }
         }
-        Err(complaint) => {
-            for story in stories {
-                let verdict = Verdict::Broken(format!("no cluster {name}: {complaint}"));
-                let name = title(story);
-                note(ended, (Ended { name, verdict }, Duration::ZERO));
-            }
-        }
+        Err(complaint) => eprintln!("no cluster {name}: {complaint}"),
     }
 }
 
 fn play_one_by_one(
     cluster: &Arc<Cluster>,
-    stories: &VecDeque<Story>,
+    stories: &Mutex<VecDeque<Story>>,
     run: &str,
     ended: &Mutex<Vec<Ended>>,
 ) {
-    if stories.is_empty() {
-        return;
-    }
     let configuration = block_on(async { cluster.operator().await.configuration().await });
-    for story in stories {
-        let (mut one, took) = play(cluster, run, *story);
+    while let Some(story) = next(stories) {
+        let (mut one, took) = play(cluster, run, story);
         let restored = block_on(async {
             let configuration = configuration.as_ref().map_err(Clone::clone)?;
             cluster.operator().await.restore(configuration).await;
@@ -278,6 +266,11 @@ fn summary(ended: &[Ended], begin: Instant) -> bool {
         }
     }
     broken == 0
+}
+
+/// Whether a part of what is much alike is enough.
+pub fn is_sample() -> bool {
+    std::env::var_os("E2E_SAMPLE").is_some()
 }
 
 fn title(story: &Story) -> &'static str {

@@ -199,6 +199,8 @@ impl Endpoint {
         let uids = self.verify(addressed.kind, peer, token, live);
         match (sight, uids) {
             (Some(sight), Some(uids)) => Ok((Granted::new(sight, uids), arrived)),
+            // This replica has not read the key yet; it may have been cut off.
+            (Some(sight), None) if self.lacks_key(&sight.hook) => Err(Denied::Unavailable),
             (Some(sight), None) => Err(denied(addressed.kind, peer, &sight.hook)),
             (None, _) => Err(Denied::Unauthorized),
         }
@@ -226,6 +228,17 @@ impl Endpoint {
             .verify(token.expose_secret(), hook_uid, workload_uid);
         let (hook_uid, workload_uid) = uids?;
         fits.then(|| (hook_uid.to_owned(), workload_uid.to_owned()))
+    }
+
+    /// Whether the hook's token is made with a master key that is not known here.
+    fn lacks_key(&self, hook: &KrakeHook) -> bool {
+        let token = hook
+            .status
+            .as_ref()
+            .and_then(|status| status.token.as_ref());
+        let derived_for = token.and_then(|token| token.derived_for.as_deref());
+        let key = derived_for.and_then(|derived_for| derived_for.split_once('.'));
+        key.is_some_and(|(key, _)| !self.ring.load().has(key))
     }
 
     async fn commit(

@@ -383,8 +383,9 @@ mod tests {
     const KIND: WorkloadKind = WorkloadKind::Deployment;
 
     fn change(mark: Mark, workload: Build) -> Change {
-        let event = watcher::Event::Apply(Metadata::of(workload.meta()));
-        (KIND, mark, event)
+        // As it is read.
+        let read = serde_json::from_value(workload.0).expect("an object");
+        (KIND, mark, watcher::Event::Apply(read))
     }
 
     #[tokio::test(start_paused = true)]

@@ -98,7 +98,7 @@ impl Plan<'_> {
                 Finding::yes(ConditionType::Ready, Reason::AsSpecified, message)
             }
             (false, None, _) => {
-                let (reason, message) = self.why_not_injected(workload, injected);
+                let (reason, message) = self.why_not_injected(workload, injected, in_place);
                 Finding::no(ConditionType::Ready, reason, message)
             }
         });
@@ -162,7 +162,12 @@ impl Plan<'_> {
         (self.now < at).then_some(at)
     }
 
-    pub(super) fn why_not_injected(&self, workload: &Workload, injected: bool) -> (Reason, String) {
+    pub(super) fn why_not_injected(
+        &self,
+        workload: &Workload,
+        injected: bool,
+        in_place: bool,
+    ) -> (Reason, String) {
         if injected {
             return (
                 Reason::Arming,
@@ -170,6 +175,13 @@ impl Plan<'_> {
             );
         }
         let name = workload.name();
+        // Before that, a pod that somebody deletes as told comes back as it was.
+        if !in_place || !workload.is_observed() {
+            return (
+                Reason::RollingOut,
+                format!("{workload}: its controller makes no pods of the present template yet"),
+            );
+        }
         if workload.traits().change == Change::NewPodsOnly {
             return (
                 Reason::PodsNotReplaced,
@@ -250,7 +262,7 @@ impl Plan<'_> {
         } else {
             let (reason, why) = match trouble {
                 Some(trouble) => (trouble.reason, trouble.message.clone()),
-                None => self.why_not_injected(workload, false),
+                None => self.why_not_injected(workload, false, true),
             };
             let message = format!("{current} of {all} pods have token, URL and certificate; {why}");
             Finding::no(ConditionType::Injected, reason, message)

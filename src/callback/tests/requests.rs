@@ -230,6 +230,28 @@ async fn pods_of_a_workload_that_the_cache_has_not_seen_are_let_in() {
     served.stop().await;
 }
 
+/// A replica that was cut off may be behind with the master keys: who has a token of a new one is not
+/// sent away for good.
+#[tokio::test]
+async fn a_token_of_a_key_that_is_not_known_here_is_to_be_tried_again() {
+    let served = Served::plain().await;
+    let new = Ring::generate([8; 32]);
+    let token = new.token(testing::HOOK_UID, testing::WORKLOAD_UID);
+    let body = format!(r#"{{"token":"{}"}}"#, token.expose_secret());
+    assert_eq!(served.put(COMPLETE, &body).await.0, 401);
+    let derived_for = format!("{}.{}", new.current_id(), testing::WORKLOAD_UID);
+    served.api.change("ml", "trainer", |hook| {
+        let token = serde_json::json!({"secretUid": "secret", "resourceVersion": "1", "derivedFor": derived_for});
+        hook.status.as_mut().unwrap().token = serde_json::from_value(token).unwrap();
+    });
+    let answer = served.put(COMPLETE, &body).await;
+    let unavailable = r#"{"acknowledged":false,"reason":"Unavailable"}"#;
+    assert_eq!(answer, (503, unavailable.to_owned()));
+    served.ring.store(Arc::new(new));
+    assert_eq!(served.put(COMPLETE, &body).await.0, 200);
+    served.stop().await;
+}
+
 #[tokio::test]
 async fn guessing_does_not_reach_the_api_server_without_bound() {
     let served = Served::plain().await;

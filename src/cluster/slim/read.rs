@@ -16,8 +16,9 @@ pub(super) type Text = Cut<256>;
 const SAID: usize = 256;
 
 /// The labels and the annotation that are read of what is kept.
-const LABELS: [&str; 5] = [
+const LABELS: [&str; 6] = [
     names::HOOK_LABEL,
+    names::COMPLETED_LABEL,
     names::STAMP_ANNOTATION,
     names::OWNER_LABEL,
     names::CANARY_LABEL,
