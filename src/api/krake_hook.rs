@@ -232,7 +232,7 @@ pub struct ShutdownService {
     /// Name of a Service of the same namespace, with a selector.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Port of the Service, by number or name. Default: its first one.
+    /// Port of the Service, by number or name. Default: its first TCP port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<IntOrString>,
     /// Path of the request. Default: `/shutdown`.

@@ -71,7 +71,8 @@ impl Error {
     pub fn class(&self) -> Class {
         match (self.code(), self.act) {
             // A guarded JSON patch whose test failed, or an object that is another one now.
-            (404, _) | (422, Act::Patch) => Class::Conflict,
+            (404, _) => Class::Conflict,
+            (422, Act::Patch) if !is_denied(&self.source) => Class::Conflict,
             _ => class_of(&self.source),
         }
     }
@@ -109,6 +110,17 @@ pub fn class_of(error: &kube::Error) -> Class {
             .map_or(Class::Retry, SecretError::class),
         _ => Class::Retry,
     }
+}
+
+/// Whether an admission policy has said no: it gives a cause without a field, where an object that is
+/// not valid has one with its field, and a test that failed has none.
+fn is_denied(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let details = status.details.iter();
+    let mut causes = details.flat_map(|details| &details.causes);
+    causes.any(|cause| cause.field.is_empty())
 }
 
 /// What went wrong, in the API server's own words where it has any: the error type shows each
@@ -149,5 +161,32 @@ impl fmt::Display for Act {
             Self::Update => "update",
             Self::Delete => "delete",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// As kube-apiserver 1.34 answers them.
+    #[test]
+    fn a_policy_that_refuses_a_patch_is_no_other_writer() {
+        let refused = |causes| {
+            let status = json!({"status": "Failure", "code": 422, "reason": "Invalid",
+                "message": "x", "details": {"causes": causes}});
+            let status = serde_json::from_value(status).unwrap();
+            Error::of(Act::Patch, "it")(kube::Error::Api(status))
+        };
+        for (causes, class) in [
+            (json!([]), Class::Conflict),
+            (
+                json!([{"field": "metadata.uid", "message": "x"}]),
+                Class::Conflict,
+            ),
+            (json!([{"message": "no"}]), Class::User),
+        ] {
+            assert_eq!(refused(causes.clone()).class(), class, "{causes}");
+        }
     }
 }

@@ -295,7 +295,9 @@ impl Context {
 
     async fn search_in(&self, namespace: &str, carriers: &mut Carriers) -> Result<(), Error> {
         let listing = |plural: &str| Error::of(Act::List, format!("{plural} in {namespace}"));
-        for kind in carrying().filter(|kind| is_labelled(*kind)) {
+        // Nobody puts it on a pod, but a manifest may have it.
+        let unwatched = carrying().filter(|kind| is_labelled(*kind));
+        for kind in unwatched.chain([WorkloadKind::Pod]) {
             let api: Api<Metadata<DynamicObject>> =
                 Api::namespaced_with(self.writer.client.clone(), namespace, &resource(kind));
             let found = pages::all(&api, ListParams::default()).await;
