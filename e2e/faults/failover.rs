@@ -123,7 +123,7 @@ pub async fn prove(
     let outages = outages.await.map_err(|e| e.to_string())??;
     let kills = leaders.await.map_err(|e| e.to_string())?;
     judge(cluster, &namespace, &log, report).await?;
-    let released = speak_last(cluster, &namespace, &apps, &pods).await;
+    let released = speak_last(cluster, &namespace, &apps, &pods, &log).await;
     if let Err(left) = released {
         report.violation("stuck", &left);
     }
@@ -297,12 +297,13 @@ fn asked() -> impl Iterator<Item = usize> {
     (0..HOOKS).filter(|number| kind_of(*number) == HookKind::Shutdown)
 }
 
-/// No workload has gone. The last pod of each speaks, and it goes.
+/// No workload has gone. Those who were told nothing speak again, then the last pod of each, and it goes.
 async fn speak_last(
     cluster: &Cluster,
     namespace: &str,
     apps: &[App],
     pods: &[Vec<String>],
+    log: &Log,
 ) -> Result<(), String> {
     let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), namespace);
     let count = async || {
@@ -313,9 +314,15 @@ async fn speak_last(
         HOOKS => {}
         left => return Err(format!("{left} workloads of {HOOKS} are there too early")),
     }
+    let told: BTreeSet<String> = log
+        .all()
+        .into_iter()
+        .filter(crate::client::Said::counts)
+        .map(|said| said.pod)
+        .collect();
     for number in asked() {
-        if let Some(last) = pods[number].last() {
-            apps[number].insist(HookKind::Shutdown, last, RETRIES).await;
+        for pod in pods[number].iter().filter(|pod| !told.contains(*pod)) {
+            apps[number].insist(HookKind::Shutdown, pod, RETRIES).await;
         }
     }
     until(SOON * 2, async || match count().await? {

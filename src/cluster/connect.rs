@@ -68,12 +68,12 @@ pub async fn connect() -> Result<(Clients, String), ConnectError> {
     let by_url = config.cluster_url.host().map(ToOwned::to_owned);
     let api_servers = [in_cluster, by_url].into_iter().flatten();
     let api_servers = api_servers.filter_map(|host| address(&host)).collect();
-    let turns = pages::turns();
-    let watches = pages::in_turn(&client(config.clone())?, &turns);
+    // Apart, so that caches are not kept waiting by live looks, which are many while caches are not there.
+    let watches = pages::in_turn(&client(config.clone())?, &pages::turns());
     config.read_timeout = Some(ANSWER_WITHIN);
     config.reset_reader_on_write = true;
     config.write_timeout = Some(ANSWER_WITHIN);
-    let calls = pages::in_turn(&client(config)?, &turns);
+    let calls = pages::in_turn(&client(config)?, &pages::turns());
     let version = calls.apiserver_version().await;
     let version = version.map_err(|source| ConnectError::Unreachable { server, source })?;
     let clients = Clients {

@@ -4,8 +4,8 @@
 //! most. Where objects are small, the pages that follow are larger, or a cluster of ten thousand
 //! ReplicaSets would be a thousand requests before a new leader can begin; one that has more than
 //! [`MOST`] all the same is not read to its end, but asked for again as a small one. Pages are read one
-//! at a time in the whole process, for caches and for live looks alike: however many watches begin
-//! anew at once, no more than one such page is on its way, and one being read.
+//! at a time for all caches, and one at a time for all live looks: however many watches begin anew at
+//! once, no more than two such pages are on their way, and two being read.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -20,7 +20,7 @@ use kube::client::Body;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
-/// Objects of the first page of a list, and of every page where they are large.
+/// Objects of the first page of a list of whole objects, and of every page where they are large.
 pub const PAGE: u32 = 20;
 /// Objects of one page at most.
 const LARGEST: u32 = 500;
@@ -56,7 +56,7 @@ pub fn in_turn(client: &Client, turns: &Arc<Turns>) -> Client {
     Client::new(service, client.default_namespace())
 }
 
-/// The turns of a process.
+/// Turns of their own.
 pub fn turns() -> Arc<Turns> {
     Arc::new(Turns {
         one: Semaphore::new(1),
@@ -108,8 +108,9 @@ async fn whole(
     let _turn = turns.one.acquire().await;
     let read = async {
         let (head, _) = request.into_parts();
-        let (list, goes_on) = list_of(&head.uri);
-        let mut size = if goes_on { turns.size(&list) } else { PAGE };
+        let (list, asked) = list_of(&head.uri);
+        // The first page is as large as whoever lists expects it to be.
+        let mut size = asked.unwrap_or_else(|| turns.size(&list));
         loop {
             let mut head = head.clone();
             head.uri = limited(&head.uri, size);
@@ -148,13 +149,15 @@ impl Turns {
     }
 }
 
-/// What tells a list from others, and whether this is not its first page.
-fn list_of(uri: &Uri) -> (String, bool) {
+/// What tells a list from others, and how many objects are asked for, if this is its first page.
+fn list_of(uri: &Uri) -> (String, Option<u32>) {
+    let pairs = || uri.query().unwrap_or_default().split('&');
     let is_page = |pair: &&str| !pair.starts_with("limit=") && !pair.starts_with("continue=");
-    let query = uri.query().unwrap_or_default();
-    let rest: Vec<&str> = query.split('&').filter(is_page).collect();
-    let goes_on = query.split('&').any(|pair| pair.starts_with("continue="));
-    (format!("{}?{}", uri.path(), rest.join("&")), goes_on)
+    let rest: Vec<&str> = pairs().filter(is_page).collect();
+    let goes_on = pairs().any(|pair| pair.starts_with("continue="));
+    let asked = pairs().find_map(|pair| pair.strip_prefix("limit=")?.parse().ok());
+    let list = format!("{}?{}", uri.path(), rest.join("&"));
+    (list, asked.filter(|_| !goes_on))
 }
 
 /// The same page, of so many objects.
