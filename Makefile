@@ -44,7 +44,7 @@ shell: ## Shell scripts
 
 licences: ## Licences, banned crates, sources
 	$(call say,cargo deny)
-	@hack/cargo-deny --log-level error check licenses bans sources
+	@hack/licences
 
 lint: ## clippy, warnings are errors
 	$(call say,cargo clippy)

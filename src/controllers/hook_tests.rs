@@ -12,7 +12,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// A controller of an API server that answers everything with this.
 fn context(code: u16, answer: serde_json::Value) -> Context {
-    let client = crate::testing::answered_by(move |_, _| (code, answer.clone()));
+    context_of(crate::testing::answered_by(move |_, _| {
+        (code, answer.clone())
+    }))
+}
+
+fn context_of(client: kube::Client) -> Context {
     let caches = crate::testing::caches();
     let metrics = Metrics::new();
     let clock = SteadyClock::begin(&Machine::default().clocks());
@@ -84,4 +89,31 @@ async fn a_reconcile_that_fails_is_counted_by_what_it_calls_for() {
     let line = "krake_hooks_reconcile_errors_total{controller=\"hook\",class=\"Conflict\"} 1";
     assert!(text.contains(line), "{text}");
     assert!(!text.contains("effects_total{"), "{text}");
+}
+
+/// A webhook, say, takes the finalizer off again in the same request.
+#[tokio::test]
+async fn what_comes_to_no_end_is_told_and_paused() {
+    let hook = seen().hook;
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let (log, answer) = (Arc::clone(&written), json!(hook));
+    let client = crate::testing::answered_by(move |method, path| {
+        if method != hyper::Method::GET {
+            log.lock().unwrap().push(format!("{method} {path}"));
+        }
+        let gone =
+            json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"});
+        match path.contains("/krakehooks/") {
+            true => (200, answer.clone()),
+            false => (404, gone),
+        }
+    });
+    let context = Arc::new(context_of(client));
+    let action = reconcile(Arc::new(hook), Arc::clone(&context)).await;
+    let written = written.lock().unwrap();
+    let patches = written.iter().filter(|write| write.starts_with("PATCH"));
+    assert_eq!(patches.count(), MOST_ROUNDS, "{written:?}");
+    let events = written.iter().filter(|write| write.contains("/events"));
+    assert_eq!(events.count(), 1, "{written:?}");
+    assert_ne!(action.unwrap(), Action::await_change());
 }

@@ -83,7 +83,12 @@ impl Mark {
     }
 }
 
-type Change = (WorkloadKind, Mark, watcher::Event<Metadata<DynamicObject>>);
+/// What a watch of one kind tells, and which marks it tells of.
+type Change = (
+    WorkloadKind,
+    &'static [Mark],
+    watcher::Event<Metadata<DynamicObject>>,
+);
 
 /// How long it has been nobody's.
 #[derive(Clone, Debug)]
@@ -104,9 +109,9 @@ struct Carriers {
 pub async fn run(context: Context, watches: &Client, shutdown: impl Future<Output = ()> + Send) {
     let mut carriers = Carriers::default();
     let mut searched = HashMap::new();
-    let finalizers = carrying().map(|kind| changes(watches, kind, Mark::Finalizer));
-    let completed = WorkloadKind::all().map(|kind| changes(watches, kind, Mark::Completed));
-    let mut changes = futures::stream::select_all(finalizers.chain(completed));
+    let watched = WorkloadKind::all().flat_map(watched);
+    let watched = watched.map(|(kind, labelled, marks)| changes(watches, kind, labelled, marks));
+    let mut changes = futures::stream::select_all(watched);
     let mut clock = tokio::time::interval(EVERY);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tokio::pin!(shutdown);
@@ -132,21 +137,26 @@ pub async fn run(context: Context, watches: &Client, shutdown: impl Future<Outpu
     }
 }
 
-/// The kinds that a removal can be made to wait of.
-fn carrying() -> impl Iterator<Item = WorkloadKind> {
-    WorkloadKind::all().filter(|kind| kind.traits().guarded.is_some())
+/// What is watched of a kind: all, or what has a label. Of Jobs and pods there may be a great many.
+fn watched(kind: WorkloadKind) -> Vec<(WorkloadKind, Option<&'static str>, &'static [Mark])> {
+    let held: (_, _, &[Mark]) = (kind, Some(names::HOOK_LABEL), &[Mark::Finalizer]);
+    let completed: (_, _, &[Mark]) = (kind, Some(names::COMPLETED_LABEL), &[Mark::Completed]);
+    match kind {
+        WorkloadKind::Pod => vec![completed],
+        WorkloadKind::Job => vec![held, completed],
+        _ => vec![(kind, None, &[Mark::Finalizer, Mark::Completed])],
+    }
 }
 
-/// Changes of one kind. Of Jobs there may be a great many: those that a hook has reached have its label.
 fn changes(
     client: &Client,
     kind: WorkloadKind,
-    mark: Mark,
+    labelled: Option<&str>,
+    marks: &'static [Mark],
 ) -> futures::stream::BoxStream<'static, Change> {
-    let config = match mark {
-        Mark::Completed => everything().labels(names::COMPLETED_LABEL),
-        Mark::Finalizer if is_labelled(kind) => everything().labels(names::HOOK_LABEL),
-        Mark::Finalizer => everything(),
+    let config = match labelled {
+        Some(label) => everything().labels(label),
+        None => everything(),
     };
     watcher(Api::all_with(client.clone(), &resource(kind)), config)
         .backoff(Reopen::default())
@@ -154,24 +164,24 @@ fn changes(
             let event = event.inspect_err(|error| {
                 tracing::warn!(kind = kind.traits().name, %error, "watch failed; it is opened again");
             });
-            std::future::ready(event.ok().map(|event| (kind, mark, event)))
+            std::future::ready(event.ok().map(|event| (kind, marks, event)))
         })
         .boxed()
 }
 
-fn is_labelled(kind: WorkloadKind) -> bool {
-    kind == WorkloadKind::Job
-}
-
 impl Carriers {
-    fn hear(&mut self, (kind, mark, event): Change) {
+    fn hear(&mut self, (kind, marks, event): Change) {
         match event {
             watcher::Event::Apply(found) | watcher::Event::InitApply(found) => {
                 let meta = &found.metadata;
-                self.note(mark.on(kind, meta), meta, mark.is_on(meta));
+                for mark in marks {
+                    self.note(mark.on(kind, meta), meta, mark.is_on(meta));
+                }
             }
             watcher::Event::Delete(gone) => {
-                self.all.remove(&mark.on(kind, &gone.metadata));
+                for mark in marks {
+                    self.all.remove(&mark.on(kind, &gone.metadata));
+                }
             }
             // What went unseen is found to be gone when it is looked at.
             watcher::Event::Init | watcher::Event::InitDone => {}
@@ -295,9 +305,8 @@ impl Context {
 
     async fn search_in(&self, namespace: &str, carriers: &mut Carriers) -> Result<(), Error> {
         let listing = |plural: &str| Error::of(Act::List, format!("{plural} in {namespace}"));
-        // Nobody puts it on a pod, but a manifest may have it.
-        let unwatched = carrying().filter(|kind| is_labelled(*kind));
-        for kind in unwatched.chain([WorkloadKind::Pod]) {
+        // The operator puts it on no pod, but a manifest may have it.
+        for kind in [WorkloadKind::Job, WorkloadKind::Pod] {
             let api: Api<Metadata<DynamicObject>> =
                 Api::namespaced_with(self.writer.client.clone(), namespace, &resource(kind));
             let found = pages::all(&api, ListParams::default()).await;
@@ -384,18 +393,20 @@ mod tests {
 
     const KIND: WorkloadKind = WorkloadKind::Deployment;
 
-    fn change(mark: Mark, workload: Build) -> Change {
+    const MARKS: &[Mark] = &[Mark::Finalizer, Mark::Completed];
+
+    fn change(workload: Build) -> Change {
         // As it is read.
         let read = serde_json::from_value(workload.0).expect("an object");
-        (KIND, mark, watcher::Event::Apply(read))
+        (KIND, MARKS, watcher::Event::Apply(read))
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_names_is_due_after_some_seconds_and_what_somebody_names_never() {
         let held = || build::deployment(NAME).finalizer(names::SHUTDOWN_FINALIZER);
         let mut carriers = Carriers::default();
-        carriers.hear(change(Mark::Finalizer, build::deployment("plain")));
-        carriers.hear(change(Mark::Finalizer, held()));
+        carriers.hear(change(build::deployment("plain")));
+        carriers.hear(change(held()));
         let object = Mark::Finalizer.on(KIND, &held().meta());
         let due = |carriers: &mut Carriers, named: bool| carriers.due(|_| named, Instant::now());
         assert!(
@@ -417,13 +428,13 @@ mod tests {
         assert_eq!(due(&mut carriers, false), std::slice::from_ref(&object));
         carriers.looked(&object, Ok(Look::Released), Instant::now());
         // Somebody puts it back.
-        carriers.hear(change(Mark::Finalizer, held().deleting()));
+        carriers.hear(change(held().deleting()));
         assert!(due(&mut carriers, false).is_empty());
         tokio::time::advance(Duration::from_secs(5)).await;
         assert!(due(&mut carriers, false).is_empty());
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(due(&mut carriers, false), [object]);
-        carriers.hear(change(Mark::Finalizer, build::deployment(NAME)));
+        carriers.hear(change(build::deployment(NAME)));
         assert!(carriers.all.is_empty());
     }
 
@@ -434,8 +445,7 @@ mod tests {
             build::deployment(NAME).with("/metadata/labels", labels)
         };
         let mut carriers = Carriers::default();
-        carriers.hear(change(Mark::Completed, labelled()));
-        carriers.hear(change(Mark::Finalizer, labelled()));
+        carriers.hear(change(labelled()));
         let due = |carriers: &mut Carriers| carriers.due(|_| false, Instant::now());
         assert!(due(&mut carriers).is_empty(), "its hook may be on its way");
         tokio::time::advance(Duration::from_secs(10)).await;
@@ -443,7 +453,7 @@ mod tests {
         assert_eq!(due(&mut carriers), [object]);
         // It is told as a deletion when the label goes.
         let gone = watcher::Event::Delete(Metadata::of(labelled().meta()));
-        carriers.hear((KIND, Mark::Completed, gone));
+        carriers.hear((KIND, MARKS, gone));
         assert!(carriers.all.is_empty());
     }
 }

@@ -9,7 +9,7 @@ use super::stories::{self, Step};
 use crate::api::condition::{ConditionType, is_true};
 use crate::api::status::{AckResult, Outcome, RequestState};
 use crate::api::{HookKind, KrakeHookStatus, WorkloadKind, names};
-use crate::decide::{Effect, hook};
+use crate::decide::{Effect, Fact, Next, hook};
 use crate::testing::build::{self, Build, NAME};
 use crate::testing::world::World;
 
@@ -360,4 +360,18 @@ fn what_no_container_that_runs_has_is_not_injected() {
             "{conditions:#?}"
         );
     }
+}
+
+#[test]
+fn nothing_is_done_any_more_for_a_hook_that_has_gone_meanwhile() {
+    let mut world = World::new();
+    world.create_workload(build::deployment(NAME).container("app"));
+    world.create_hook(build::hook(NAME).complete().shutdown());
+    let settings = build::settings("leader-1", true);
+    let mut seen = world.observe(NAME).unwrap();
+    let before = hook::decide(&seen, &settings, world.now);
+    assert!(!before.effects.is_empty());
+    seen.absorb(Fact::HookGone);
+    let after = hook::decide(&seen, &settings, world.now);
+    assert_eq!((after.effects, after.next), (Vec::new(), Next::AwaitChange));
 }
