@@ -12,7 +12,9 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Bytes;
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, Uri};
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -106,30 +108,41 @@ async fn whole(
     request: Request<Body>,
 ) -> Result<Response<Body>, kube::Error> {
     let _turn = turns.one.acquire().await;
-    let read = async {
-        let (head, _) = request.into_parts();
-        let (list, asked) = list_of(&head.uri);
-        // The first page is as large as whoever lists expects it to be.
-        let mut size = asked.unwrap_or_else(|| turns.size(&list));
-        loop {
-            let mut head = head.clone();
-            head.uri = limited(&head.uri, size);
-            let request = Request::from_parts(head, Body::empty());
-            let (head, body) = inner.send(request).await?.into_parts();
-            let read = Limited::new(body, MOST).collect().await;
-            match read.map(http_body_util::Collected::to_bytes) {
-                Ok(page) => {
-                    turns.next(list, size, page.len());
-                    return Ok(Response::from_parts(head, Body::from(page)));
-                }
-                Err(error) if error.is::<LengthLimitError>() && size > PAGE => size = PAGE,
-                Err(error) => return Err(kube::Error::Service(error)),
+    let (head, _) = request.into_parts();
+    let (list, asked) = list_of(&head.uri);
+    // The first page is as large as whoever lists expects it to be.
+    let mut size = asked.unwrap_or_else(|| turns.size(&list));
+    loop {
+        let mut head = head.clone();
+        head.uri = limited(&head.uri, size);
+        let page = read(inner, Request::from_parts(head, Body::empty()));
+        match tokio::time::timeout(PAGE_WITHIN, page).await {
+            Ok(Ok((head, page))) => {
+                turns.next(list, size, page.len());
+                return Ok(Response::from_parts(head, Body::from(page)));
             }
+            Ok(Err(Unread::NotSent(error))) => return Err(error),
+            // Too large, or too slow for its size: else a list would fail at the same place for ever.
+            Ok(Err(Unread::Body(_))) | Err(_) if size > PAGE => size = PAGE,
+            Ok(Err(Unread::Body(error))) => return Err(kube::Error::Service(error)),
+            Err(late) => return Err(kube::Error::Service(late.into())),
         }
-    };
-    tokio::time::timeout(PAGE_WITHIN, read)
-        .await
-        .unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
+    }
+}
+
+/// Why there is no page.
+enum Unread {
+    /// There was no answer.
+    NotSent(kube::Error),
+    /// It had more than [`MOST`], or its end did not come.
+    Body(Box<dyn std::error::Error + Send + Sync>),
+}
+
+async fn read(inner: &Client, request: Request<Body>) -> Result<(Parts, Bytes), Unread> {
+    let answer = inner.send(request).await.map_err(Unread::NotSent)?;
+    let (head, body) = answer.into_parts();
+    let page = Limited::new(body, MOST).collect().await;
+    Ok((head, page.map_err(Unread::Body)?.to_bytes()))
 }
 
 impl Turns {
@@ -325,6 +338,28 @@ mod tests {
                 (1920, 500),
             ]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_page_that_does_not_come_is_asked_for_as_a_small_one() {
+        let server = Server::of(vec![0; 200]);
+        let quick = server.client();
+        let slow = tower::service_fn(move |request: Request<Body>| {
+            let quick = quick.clone();
+            async move {
+                let query = request.uri().query().unwrap_or_default();
+                if query.contains("limit=40") {
+                    std::future::pending::<()>().await;
+                }
+                quick.send(request).await
+            }
+        });
+        let client = in_turn(&Client::new(slow, "ml"), &turns());
+        let api = Api::<Metadata<ConfigMap>>::default_namespaced(client);
+        let found = all(&api, ListParams::default()).await.unwrap();
+        assert_eq!(found.len(), 200);
+        let sizes: Vec<usize> = server.asked().iter().map(|(_, size)| *size).collect();
+        assert_eq!(sizes, [20; 10]);
     }
 
     #[tokio::test]
