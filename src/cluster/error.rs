@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// As kube-apiserver 1.34 answers them.
+    /// As kube-apiserver answers them.
     #[test]
     fn a_policy_that_refuses_a_patch_is_no_other_writer() {
         let refused = |causes| {

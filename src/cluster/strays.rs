@@ -48,10 +48,7 @@ pub async fn release_workload(
         if !carries && look == Look::Clean {
             break;
         }
-        let hooks = hooks(client, namespace).await?;
-        let concerned =
-            |hook: &DynamicObject| strays::concerns(&hook.metadata, &hook.data, kind, name);
-        if hooks.iter().any(concerned) {
+        if is_concerned(client, kind, namespace, name).await? {
             return Ok(if look == Look::Clean {
                 Look::Concerned
             } else {
@@ -85,9 +82,7 @@ pub async fn unlabel_completed(
     let Some(found) = found.filter(|found| is_labelled_completed(&found.metadata)) else {
         return Ok(Look::Clean);
     };
-    let hooks = hooks(client, namespace).await?;
-    let concerned = |hook: &DynamicObject| strays::concerns(&hook.metadata, &hook.data, kind, name);
-    if hooks.iter().any(concerned) {
+    if is_concerned(client, kind, namespace, name).await? {
         return Ok(Look::Concerned);
     }
     writer.unlabel_completed(namespace, &found).await?;
@@ -153,6 +148,18 @@ pub async fn remove_canary(writer: &Writer, canary: &ConfigMap) -> Result<Look, 
 pub fn hook_of(canary: &ObjectMeta) -> Option<&str> {
     let labels = canary.labels.as_ref()?;
     labels.get(names::CANARY_LABEL).map(String::as_str)
+}
+
+/// Whether a hook is concerned with the workload of this kind and name.
+async fn is_concerned(
+    client: &Client,
+    kind: WorkloadKind,
+    namespace: &str,
+    name: &str,
+) -> Result<bool, Error> {
+    let hooks = hooks(client, namespace).await?;
+    let concerns = |hook: &DynamicObject| strays::concerns(&hook.metadata, &hook.data, kind, name);
+    Ok(hooks.iter().any(concerns))
 }
 
 /// The hooks of a namespace, live, whatever their specs say.

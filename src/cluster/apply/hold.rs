@@ -279,7 +279,7 @@ impl Writer {
         let api = observe::workloads(&self.client, kind, seen.namespace());
         let object = || format!("{kind} {}/{name}", seen.namespace());
         if !self
-            .label_completed(&api, uid, name, Some(seen.hook_name()))
+            .label_completed(&api, name, json!({"uid": uid}), Some(seen.hook_name()))
             .await
             .map_err(Error::of(Act::Patch, object()))?
         {
@@ -287,7 +287,9 @@ impl Writer {
         }
         if let Err(refused) = deleted(api.delete(name, &exactly).await) {
             // It stays as it was; whoever refuses is asked again.
-            let unlabelled = self.label_completed(&api, uid, name, None).await;
+            let unlabelled = self
+                .label_completed(&api, name, json!({"uid": uid}), None)
+                .await;
             if let Err(error) = unlabelled {
                 tracing::debug!(%error, workload = object(), "the label of a completed one is still on it");
             }
@@ -310,30 +312,26 @@ impl Writer {
         workload: &Workload,
     ) -> Result<(), Error> {
         let (kind, name) = (workload.kind, workload.name());
-        let labels = json!({names::COMPLETED_LABEL: null});
-        let version = &workload.metadata.resource_version;
-        let patch = json!({"metadata": {"resourceVersion": version, "labels": labels}});
-        let parameters = PatchParams {
-            field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
         let api = observe::workloads(&self.client, kind, namespace);
-        let patch = Patch::Merge(patch);
-        let patched = api.patch_metadata(name, &parameters, &patch).await;
+        let exactly = json!({"resourceVersion": workload.metadata.resource_version});
+        let unlabelled = self.label_completed(&api, name, exactly, None).await;
         let object = format!("{kind} {namespace}/{name}");
-        patched.map(|_| ()).map_err(Error::of(Act::Patch, object))
+        unlabelled
+            .map(|_| ())
+            .map_err(Error::of(Act::Patch, object))
     }
 
-    /// Says of the workload of this uid that it is complete, or no more; whether it is there.
+    /// Says of the workload of exactly this metadata that it is complete, or no more; whether it is
+    /// there.
     async fn label_completed(
         &self,
         api: &Api<DynamicObject>,
-        uid: &str,
         name: &str,
+        mut exactly: Value,
         hook: Option<&str>,
     ) -> kube::Result<bool> {
-        let labels = json!({names::COMPLETED_LABEL: hook});
-        let patch = json!({"metadata": {"uid": uid, "labels": labels}});
+        exactly["labels"] = json!({names::COMPLETED_LABEL: hook});
+        let patch = json!({"metadata": exactly});
         let parameters = PatchParams {
             field_manager: Some(names::CONTROLLER_MANAGER.to_owned()),
             ..PatchParams::default()
