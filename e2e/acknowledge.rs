@@ -94,7 +94,7 @@ async fn two_hundred_acknowledgements_of_one_hook_at_once_all_count(stage: Stage
     let ran = many
         .run(&format!(
             r#"cd /tmp && curl -sS --no-progress-meter --parallel --parallel-max 200 --max-time 60 \
-                --retry 5 --retry-all-errors \
+                --retry 5 \
                 -X PUT -d "{{\"token\":\"$KRAKE_TOKEN\"}}" -w '%{{http_code}}\n' -o 'answer.#1' \
                 "$KRAKE_COMPLETE_ENDPOINT/{{{each}}}" \
                 --cacert /etc/krake_cert/ca-bundle.pem \
