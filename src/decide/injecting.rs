@@ -151,7 +151,7 @@ impl Plan<'_> {
             ConditionType::InjectionContested,
             Reason::Contested,
             format!(
-                "our entries were taken out of {workload} {} times lately, last by field manager {other}; they are put back every {} s. Let it keep them, or annotate the workload {}: {}",
+                "our entries were taken out of {workload}, or out of their order, {} times lately, last by field manager {other}; they are put back every {} s. Let it keep them, or annotate the workload {}: {}",
                 lately.len(),
                 pause.as_secs(),
                 names::HOOK_ANNOTATION,
