@@ -30,11 +30,14 @@ async fn a_redirect_is_tried_again_and_a_404_is_told_at_once(stage: Stage) {
     stage.delete_deployment("app", "background").await;
     let hook = stage
         .await_hook("app", "a second call that was redirected", SOON, |status| {
-            let request = status.request.as_ref();
+            let request = status.workload_request();
             request.is_some_and(|request| request.attempts >= 2)
         })
         .await;
-    let request = status(&hook).request.clone().expect("it was asked");
+    let request = status(&hook)
+        .workload_request()
+        .cloned()
+        .expect("it was asked");
     assert_eq!(request.last_attempt.expect("it was called").code, "302");
 
     armed.app.answer_with(404).await;
@@ -61,11 +64,14 @@ async fn an_answer_without_end_is_hung_up_on_and_counts_as_an_answer(stage: Stag
     assert!(call.taken < 32 << 20, "{call:?}");
     let hook = stage
         .await_hook("app", "an answered call", SOON, |status| {
-            let request = status.request.as_ref();
+            let request = status.workload_request();
             request.is_some_and(|request| request.last_attempt.is_some())
         })
         .await;
-    let request = status(&hook).request.clone().expect("it was asked");
+    let request = status(&hook)
+        .workload_request()
+        .cloned()
+        .expect("it was asked");
     assert_eq!(request.last_attempt.expect("it was called").code, "200");
     armed.app.acknowledge(HookKind::Shutdown).await.counts();
     stage.gone::<Deployment>("app").await;
@@ -130,11 +136,14 @@ async fn no_node_and_no_api_server_is_called_whatever_a_pod_claims(stage: Stage)
     stage.asked("app").await;
     let hook = stage
         .await_hook("app", "a look for somebody to call", SOON, |status| {
-            let request = status.request.as_ref();
+            let request = status.workload_request();
             request.is_some_and(|request| request.last_attempt.is_some())
         })
         .await;
-    let request = status(&hook).request.clone().expect("it was asked");
+    let request = status(&hook)
+        .workload_request()
+        .cloned()
+        .expect("it was asked");
     let code = request.last_attempt.map(|attempt| attempt.code);
     assert_eq!(code.as_deref(), Some("NobodyToCall"));
     assert_eq!(request.attempts, 0);

@@ -92,7 +92,10 @@ async fn a_completed_workload_is_asked_first_scaled_to_zero_and_runs_again_when_
     armed.app.acknowledge(HookKind::Complete).await.counts();
     armed.app.called(1).await;
     let hook = stage.await_condition("app", ConditionType::Blocking).await;
-    let request = status(&hook).request.clone().expect("it was asked");
+    let request = status(&hook)
+        .workload_request()
+        .cloned()
+        .expect("it was asked");
     assert_eq!(request.trigger, Trigger::Complete);
     armed.app.acknowledge(HookKind::Shutdown).await.counts();
     armed.pods.gone(&pods).await;

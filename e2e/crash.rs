@@ -90,7 +90,10 @@ async fn an_operator_away_for_longer_than_the_timeout_leaves_the_app_its_time(st
     let again = armed.app.called(2).await.remove(1);
     assert_eq!(again.request, first.request);
     let hook = stage.hook("app").await.expect("the hook is there");
-    let request = status(&hook).request.clone().expect("it was asked");
+    let request = status(&hook)
+        .workload_request()
+        .cloned()
+        .expect("it was asked");
     assert_eq!(request.state, RequestState::Open, "{request:?}");
     counts_in_the_end(&armed.app).await;
     stage.gone::<Deployment>("app").await;

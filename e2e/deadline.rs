@@ -82,7 +82,10 @@ async fn each_retry_is_a_whole_round_with_a_call_of_the_same_request(stage: Stag
     let whole = asked.as_second() as f64 - calls[1].at;
     assert!(whole >= 3.0, "the second round took only {whole} s");
     let hook = stage.ended("app", Outcome::TimedOut).await;
-    let request = status(&hook).request.clone().expect("it was asked");
+    let request = status(&hook)
+        .workload_request()
+        .cloned()
+        .expect("it was asked");
     assert_eq!(request.round, 2);
 }
 

@@ -60,7 +60,10 @@ async fn each_pod_is_called_and_each_has_to_acknowledge_for_itself(stage: Stage)
                 .is_some_and(|blocking| blocking.message.contains(&words))
         })
         .await;
-    let request = status(&hook).request.clone().expect("it was asked");
+    let request = status(&hook)
+        .workload_request()
+        .cloned()
+        .expect("it was asked");
     assert_eq!((request.attempts, request.called_pods.len()), (2, 2));
     assert!(
         request

@@ -191,7 +191,10 @@ async fn is_held(stage: &Stage, armed: &Armed, how: Deletion) {
 
     let deadline = stage.asked("app").await;
     let hook = stage.await_condition("app", ConditionType::Blocking).await;
-    let request = status(&hook).request.clone().expect("it was asked");
+    let request = status(&hook)
+        .workload_request()
+        .cloned()
+        .expect("it was asked");
     assert_eq!(call.request, Some(request.id));
     assert_eq!(request.state, RequestState::Open);
     assert_eq!(request.pods, pods);
@@ -218,7 +221,9 @@ async fn is_released(stage: &Stage, armed: &Armed) {
         "deleted at {asked}, acknowledged at {acknowledged}"
     );
     assert_eq!(
-        status(&hook).request.as_ref().map(|request| request.state),
+        status(&hook)
+            .workload_request()
+            .map(|request| request.state),
         Some(RequestState::Closed)
     );
     let left = stage.all::<Pod>().list(&ListParams::default()).await;

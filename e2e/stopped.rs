@@ -51,7 +51,10 @@ async fn a_stop_waits_for_the_app_and_an_autoscaler_leaves_it_at_zero_until_it_i
     set_state(&stage, "Stopped").await;
     stage.asked("app").await;
     let hook = stage.phase("app", Phase::Stopping).await;
-    let request = status(&hook).request.clone().expect("it was asked");
+    let request = status(&hook)
+        .workload_request()
+        .cloned()
+        .expect("it was asked");
     assert_eq!(request.trigger, Trigger::Stop);
     armed
         .pods

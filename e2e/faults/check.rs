@@ -106,7 +106,7 @@ impl Version {
     }
 
     fn request(&self) -> Option<&ShutdownRequest> {
-        self.hook.status.as_ref()?.request.as_ref()
+        self.hook.status.as_ref()?.workload_request()
     }
 
     fn holds(&self, said: &Said) -> bool {
@@ -164,7 +164,7 @@ fn counts(versions: &[Version], said: &[&Said]) -> Vec<String> {
             continue;
         }
         let id = said.body["request"].as_str().unwrap_or_default();
-        let request = last.request.as_ref().filter(|request| request.id == id);
+        let request = last.requests.get(id);
         let outcome = request.and_then(|request| request.outcome);
         if matches!(outcome, Some(Outcome::TimedOut | Outcome::NothingRunning)) {
             found.push(format!(
@@ -229,11 +229,10 @@ fn closed<'a>(own: &[&Event], versions: &'a [Version]) -> Option<(&'a Version, T
         base(event).is_some() && others.all(|other| base(other) != base(event))
     };
     let closes = |event: &&&Event| {
-        let sent = event.request.pointer("/status/request").cloned();
+        let path = format!("/status/requests/{}", request.id);
+        let sent = event.request.pointer(&path).cloned();
         let sent = sent.and_then(|sent| serde_json::from_value::<ShutdownRequest>(sent).ok());
-        sent.is_some_and(|sent| {
-            is_closed(&sent) && sent.id == request.id && sent.outcome == request.outcome
-        })
+        sent.is_some_and(|sent| is_closed(&sent) && sent.outcome == request.outcome)
     };
     let unknown = own.iter().filter(written).filter(|event| event.code >= 500);
     let unknown = unknown.filter(closes).filter(carried_out);

@@ -282,7 +282,7 @@ async fn ask_to_shut_down(cluster: &Cluster, namespace: &str, each: usize) -> Re
         let all = hooks.list(&ListParams::default()).await;
         let all = all.map_err(|e| e.to_string())?;
         let asked_all = |hook: &&KrakeHook| {
-            let request = hook.status.as_ref().and_then(|s| s.request.as_ref());
+            let request = hook.status.as_ref().and_then(|s| s.workload_request());
             request.is_some_and(|request| request.pods.len() == each + 1)
         };
         match all.items.iter().filter(asked_all).count() {

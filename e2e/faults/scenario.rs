@@ -197,7 +197,9 @@ impl Acting {
     async fn when_asked(&self, subject: &Subject) -> Result<(), String> {
         let look = async || {
             let hook = subject.hook().await?.ok_or("no hook")?;
-            let request = hook.status.and_then(|status| status.request);
+            let request = hook
+                .status
+                .and_then(|status| status.workload_request().cloned());
             match request.filter(|request| request.state == RequestState::Open) {
                 Some(_) => Ok(()),
                 None => Err(format!("{}: not asked yet", subject.name)),

@@ -49,7 +49,7 @@ pub async fn of(subject: &Subject) -> Result<Vec<String>, String> {
         let status = hook.status.as_ref();
         let workload = status.and_then(|status| status.workload.as_ref());
         uids.extend(workload.map(|workload| (workload.uid.clone(), "WORKLOAD".to_owned())));
-        let request = status.and_then(|status| status.request.as_ref());
+        let request = status.and_then(|status| status.workload_request());
         uids.extend(request.map(|request| (request.id.clone(), "REQUEST".to_owned())));
         for pod in request.iter().flat_map(|request| &request.pods) {
             uids.insert(pod.clone(), "POD".to_owned());

@@ -223,7 +223,9 @@ impl Subject {
     pub async fn asked(&self) -> Result<ShutdownRequest, String> {
         until(SOON, async || {
             let hook = self.hook().await?.ok_or("no hook")?;
-            let request = hook.status.and_then(|status| status.request);
+            let request = hook
+                .status
+                .and_then(|status| status.workload_request().cloned());
             request
                 .filter(|request| request.state == RequestState::Open && request.deadline.is_some())
                 .ok_or_else(|| format!("{}: not asked", self.name))

@@ -332,11 +332,14 @@ impl Stage {
     pub async fn asked(&self, name: &str) -> Timestamp {
         let hook = self
             .await_hook(name, "an open request with a deadline", SOON, |status| {
-                let request = status.request.as_ref();
+                let request = status.workload_request();
                 request.is_some_and(|request| request.deadline.is_some())
             })
             .await;
-        let request = status(&hook).request.clone().expect("just seen");
+        let request = status(&hook)
+            .workload_request()
+            .cloned()
+            .expect("just seen");
         request.deadline.expect("just seen").0
     }
 

@@ -32,7 +32,8 @@ use super::status::KrakeHookStatus;
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Workload", type_ = "string", json_path = ".spec.workload.name"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Deadline", type_ = "string", json_path = ".status.request.deadline"),
+    printcolumn(name = "Requests", type_ = "integer", json_path = ".status.openRequests"),
+    printcolumn(name = "Deadline", type_ = "string", json_path = ".status.deadline"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = "1")
 )]

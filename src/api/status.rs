@@ -41,9 +41,16 @@ pub struct KrakeHookStatus {
     /// How the workload is being deleted, once seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion: Option<Deletion>,
-    /// The present or last asking of the app to shut down.
+    /// Requests to the app to shut down, by their id: those that are open, and the last one of the
+    /// workload until another one opens.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, ShutdownRequest>,
+    /// How many requests are open; absent if none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<ShutdownRequest>,
+    pub open_requests: Option<i64>,
+    /// The nearest deadline of the open requests; absent if each has passed, or is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
     /// The workload ran to completion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion: Option<Completion>,
@@ -53,13 +60,35 @@ pub struct KrakeHookStatus {
     /// Acknowledgements by `<kind>.<pod uid or anonymous>`; added by the callback alone.
     #[serde(default)]
     pub acknowledgements: BTreeMap<String, Acknowledgement>,
-    /// Acknowledgements that were rejected while the present request was open; counted by the callback.
+    /// Acknowledgements that were rejected while the newest request was open; counted by the callback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejected>,
     /// The newest ten outcomes, newest first.
     #[serde(default)]
     #[schemars(length(max = 10))]
     pub history: Vec<HistoryEntry>,
+}
+
+impl KrakeHookStatus {
+    /// The request that is about the whole workload; there is one at most.
+    pub fn workload_request(&self) -> Option<&ShutdownRequest> {
+        let mut requests = self.requests.values();
+        requests.find(|request| request.scope == Scope::Workload)
+    }
+
+    /// The same, to be changed.
+    pub fn workload_request_mut(&mut self) -> Option<&mut ShutdownRequest> {
+        let mut requests = self.requests.values_mut();
+        requests.find(|request| request.scope == Scope::Workload)
+    }
+
+    /// Puts a request about the whole workload in the place of the one before.
+    pub fn set_workload_request(&mut self, request: Option<ShutdownRequest>) {
+        self.requests
+            .retain(|_, request| request.scope != Scope::Workload);
+        let request = request.map(|request| (request.id.clone(), request));
+        self.requests.extend(request);
+    }
 }
 
 /// Where a hook stands.
@@ -93,7 +122,7 @@ pub enum Phase {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservedWorkload {
-    /// Uid of the workload; a new uid sets request, completion and deletion to null.
+    /// Uid of the workload; a new uid forgets requests, completion and deletion.
     pub uid: String,
 }
 
@@ -139,12 +168,14 @@ pub enum Deletion {
     Orphan,
 }
 
-/// One asking of the app to shut down.
+/// One request to the app to shut down.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ShutdownRequest {
     /// Id of the request; the app sees it as `Krake-Request-Id`.
     pub id: String,
+    /// What is to shut down.
+    pub scope: Scope,
     /// Whether it still waits.
     pub state: RequestState,
     /// Why the app was asked.
@@ -191,6 +222,13 @@ pub struct ShutdownRequest {
     /// In what words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// What a request asks to shut down.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The workload with all its pods.
+    Workload,
 }
 
 /// Whether a request still waits.

@@ -342,7 +342,7 @@ impl Context {
 
     /// What this process knows of its calls for the request and round that the hook has now.
     fn calls_made(&self, seen: &Seen) -> CallsMade {
-        let request = seen.hook.status.as_ref().and_then(|s| s.request.as_ref());
+        let request = seen.hook.status.as_ref().and_then(|s| s.workload_request());
         request
             .map(|request| self.calls.made(seen.hook_uid(), &request.id, request.round))
             .unwrap_or_default()

@@ -204,7 +204,7 @@ fn judge(hook: &KrakeHook, incoming: &Incoming, around: Around) -> Verdict {
     }
     let request = match incoming.kind {
         HookKind::Complete => None,
-        HookKind::Shutdown => match &status.request {
+        HookKind::Shutdown => match status.workload_request() {
             Some(request) if request.workload_uid == workload.uid => Some(request),
             _ => return Verdict::NotAsked,
         },
@@ -362,8 +362,10 @@ fn tests(
     });
     match request {
         Some(request) => {
-            tests.push(test("/status/request/id", &request.id));
-            tests.push(test("/status/request/state", "Open"));
+            tests.push(Test {
+                path: format!("/status/requests/{}/state", request.id).into(),
+                value: "Open".to_owned(),
+            });
         }
         None => tests.push(test("/status/workload/uid", &incoming.workload_uid)),
     }

@@ -42,7 +42,7 @@ fn hook(
 ) -> KrakeHook {
     let mut hook = testing::hook("ml", "trainer");
     let status = hook.status.as_mut().unwrap();
-    status.request = request.map(|(id, state)| testing::request(id, state));
+    status.set_workload_request(request.map(|(id, state)| testing::request(id, state)));
     if let Some(kept) = kept {
         status
             .acknowledgements
@@ -174,7 +174,7 @@ fn another_hook_workload_or_kind_is_superseded() {
 fn a_request_of_an_earlier_workload_asks_nobody() {
     let mut seen = hook(Some(("r1", RequestState::Open)), HookKind::Shutdown, None);
     let status = seen.status.as_mut().unwrap();
-    status.request.as_mut().unwrap().workload_uid = "earlier".into();
+    status.workload_request_mut().unwrap().workload_uid = "earlier".into();
     let incoming = incoming(HookKind::Shutdown, AckResult::Success);
     assert_eq!(decide(&seen, &incoming, Look::Live), Verdict::NotAsked);
 }
@@ -186,7 +186,8 @@ fn where_pods_are_counted_only_who_is_counted_gets_in() {
     for policy in [QuorumPolicy::All, QuorumPolicy::AtLeast, QuorumPolicy::Any] {
         for state in [RequestState::Open, RequestState::Closed] {
             let mut seen = hook(Some(("r1", state)), Shutdown, None);
-            let request = seen.status.as_mut().unwrap().request.as_mut().unwrap();
+            let status = seen.status.as_mut().unwrap();
+            let request = status.workload_request_mut().unwrap();
             request.pods = vec!["pod-1".into()];
             request.terms.acknowledgements.policy = policy;
             seen.spec.complete.as_mut().unwrap().acknowledgements.policy = policy;
@@ -281,8 +282,7 @@ fn each_kind_of_write_tests_what_it_was_decided_on() {
         json!([
             {"op": "test", "path": "/metadata/uid", "value": testing::HOOK_UID},
             {"op": "test", "path": "/metadata/finalizers/0", "value": HOOK_FINALIZER},
-            {"op": "test", "path": "/status/request/id", "value": "r1"},
-            {"op": "test", "path": "/status/request/state", "value": "Open"},
+            {"op": "test", "path": "/status/requests/r1/state", "value": "Open"},
             {"op": "add", "path": "/status/acknowledgements/shutdown.pod-1", "value": {
                 "at": "2023-11-14T22:13:20Z", "request": "r1", "result": "Success",
                 "workloadUID": testing::WORKLOAD_UID}},
@@ -317,7 +317,8 @@ fn whoever_is_not_the_workloads_own_counts_with_no_policy() {
         (Any, Shutdown, None, "Write", "Write"),
     ] {
         let mut seen = hook(open, kind, None);
-        let request = seen.status.as_mut().unwrap().request.as_mut().unwrap();
+        let status = seen.status.as_mut().unwrap();
+        let request = status.workload_request_mut().unwrap();
         request.pods = vec!["asked".into()];
         request.terms.acknowledgements.policy = policy;
         seen.spec.complete.as_mut().unwrap().acknowledgements.policy = policy;
@@ -429,7 +430,7 @@ proptest! {
         for (result, with_message, pod, close) in steps {
             let status = seen.status.as_mut().unwrap();
             if close == 0 {
-                status.request.as_mut().unwrap().state = RequestState::Closed;
+                status.workload_request_mut().unwrap().state = RequestState::Closed;
             }
             let before = status.acknowledgements.clone();
             let incoming = Incoming {
@@ -463,7 +464,7 @@ proptest! {
                     prop_assert_eq!(now[key].result, AckResult::Success);
                 }
             }
-            if status.request.as_ref().unwrap().state == RequestState::Closed {
+            if status.workload_request().unwrap().state == RequestState::Closed {
                 prop_assert_eq!(now, &before);
             }
         }

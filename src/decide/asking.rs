@@ -1,18 +1,18 @@
-//! One asking of the app to shut down, whatever it is for: a removal, `state: Stopped`, or a completion
-//! with `shutdownFirst`. What is asked, until when, who has answered, and what people read meanwhile.
+//! One request to the app to shut down, whatever it is for: a removal, `state: Stopped`, or a completion
+//! with `shutdownFirst`. What is asked, until when, and who has answered.
 
 use jiff::SignedDuration;
-use sha2::{Digest, Sha256};
 
 use super::hold::{Asked, Hold, Question};
-use super::hook::{Plan, close, uid_of, whole};
+use super::hook::{Plan, uid_of, whole};
 use super::pods;
 use super::quorum::{self, Said, Tally};
+use super::requests::{aim, why};
 use super::seen::has_finalizer;
 use super::workload::Workload;
 use crate::api::condition::ConditionType;
-use crate::api::krake_hook::{CallOutMode, QuorumPolicy};
-use crate::api::status::{Deletion, Outcome, RequestState, ShutdownRequest, Terms, Trigger};
+use crate::api::krake_hook::QuorumPolicy;
+use crate::api::status::{Deletion, Outcome, RequestState, ShutdownRequest, Trigger};
 use crate::api::{HookKind, names};
 use crate::planted::Bug;
 
@@ -65,102 +65,6 @@ impl Plan<'_> {
         }
     }
 
-    /// The request that counts for this purpose, if there is one.
-    pub(super) fn request_for(
-        &self,
-        workload: &Workload,
-        purpose: Trigger,
-    ) -> Option<&ShutdownRequest> {
-        let uid = uid_of(&workload.metadata);
-        let request = self.status.request.as_ref();
-        let request = request.filter(|request| request.workload_uid == uid)?;
-        let counts = match (request.state, request.trigger) {
-            // Whoever has been asked is not asked a second time for another reason.
-            (RequestState::Open, _) => true,
-            (RequestState::Closed, Trigger::Delete) => purpose == Trigger::Delete,
-            // What was stopped once, and is to go now, is another matter.
-            (RequestState::Closed, Trigger::Stop) => false,
-            (RequestState::Closed, Trigger::Complete) => {
-                let done = self.status.completion.as_ref();
-                purpose != Trigger::Stop
-                    && done.is_some_and(|done| done.request.as_ref() == Some(&request.id))
-                    && !self.others_run(&uid, request)
-            }
-        };
-        counts.then_some(request)
-    }
-
-    /// Whether pods run that this request was not about.
-    fn others_run(&self, workload_uid: &str, request: &ShutdownRequest) -> bool {
-        let able = pods::able_to_acknowledge(self.seen, workload_uid);
-        able.iter().any(|uid| !request.pods.contains(uid))
-    }
-
-    /// An open request serves whatever comes next.
-    fn take_for(&mut self, workload: &Workload, purpose: Trigger) {
-        let Some(request) = self.request_for(workload, purpose) else {
-            return;
-        };
-        if request.state == RequestState::Closed {
-            return;
-        }
-        let id = request.id.clone();
-        self.change_request(|request| request.trigger = purpose);
-        self.link_completion(purpose, id);
-    }
-
-    fn link_completion(&mut self, purpose: Trigger, id: String) {
-        if let (Trigger::Complete, Some(done)) = (purpose, &mut self.status.completion) {
-            done.request = Some(id);
-        }
-    }
-
-    /// Closes the request for this purpose, with a record also where nobody had to be asked.
-    pub(super) fn close_for(
-        &mut self,
-        workload: &Workload,
-        purpose: Trigger,
-        outcome: Outcome,
-        message: &str,
-    ) {
-        if self.request_for(workload, purpose).is_none() {
-            self.begin(workload, purpose, self.terms());
-        }
-        self.close_open(outcome, message);
-    }
-
-    /// Closes the request, if it is open.
-    pub(super) fn close_open(&mut self, outcome: Outcome, message: &str) {
-        let Some(request) = &self.status.request else {
-            return;
-        };
-        if request.state == RequestState::Closed {
-            return;
-        }
-        let aim = aim(request.trigger);
-        let message = &match outcome {
-            Outcome::TimedOut | Outcome::Skipped | Outcome::NamespaceTerminating => {
-                self.with_fault(message.to_owned())
-            }
-            _ => message.to_owned(),
-        };
-        let Some(request) = &mut self.status.request else {
-            return;
-        };
-        close(request, outcome, message);
-        // A completion is in the history since the app said so.
-        if outcome != Outcome::Completed {
-            let entry = self.entry(outcome, message);
-            self.remember(entry);
-        }
-        let warning = matches!(outcome, Outcome::TimedOut | Outcome::NamespaceTerminating);
-        let note = match outcome {
-            Outcome::Cancelled => message.to_owned(),
-            _ => format!("{aim} goes on: {message}"),
-        };
-        self.notice(warning, outcome.as_str(), note);
-    }
-
     fn question(&self, workload: &Workload, purpose: Trigger) -> Question {
         let uid = uid_of(&workload.metadata);
         let spec = &self.seen.hook.spec;
@@ -173,7 +77,7 @@ impl Plan<'_> {
         let request = self.request_for(workload, purpose);
         let stopped = self.status.stopped.as_ref();
         let stopped = stopped.is_some_and(|stopped| stopped.workload_uid == uid);
-        let running = match (&self.status.request, stopped) {
+        let running = match (self.status.workload_request(), stopped) {
             (Some(last), true) if request.is_none() => self.others_run(&uid, last),
             _ => !pods::able_to_acknowledge(self.seen, &uid).is_empty(),
         };
@@ -231,7 +135,7 @@ impl Plan<'_> {
     /// Pods are counted, and of those that were asked none is left to say anything, or ever has.
     /// Others run in their stead: they are asked.
     fn ask_successors(&mut self, workload_uid: &str) {
-        let Some(request) = &self.status.request else {
+        let Some(request) = self.status.workload_request() else {
             return;
         };
         let open = request.state == RequestState::Open && request.workload_uid == workload_uid;
@@ -268,64 +172,15 @@ impl Plan<'_> {
         self.report_waiting(workload);
     }
 
-    fn begin(&mut self, workload: &Workload, purpose: Trigger, terms: Terms) {
-        let uid = uid_of(&workload.metadata);
-        let pods = pods::to_ask(self.seen, &uid);
-        let last = self.status.request.as_ref();
-        let ordinal = last
-            .filter(|last| last.workload_uid == uid)
-            .map_or(0, |last| last.ordinal + 1);
-        let id = request_id(&uid, purpose, ordinal);
-        self.link_completion(purpose, id.clone());
-        self.status.request = Some(ShutdownRequest {
-            id,
-            state: RequestState::Open,
-            trigger: purpose,
-            ordinal,
-            workload_uid: uid,
-            pods,
-            opened_at: whole(self.now),
-            terms,
-            leader: self.settings.leader.clone(),
-            deadline: None,
-            round: 1,
-            last_attempt: None,
-            attempts: 0,
-            called_pods: Vec::new(),
-            skip_lacks_reason: false,
-            outcome: None,
-            message: None,
-        });
-    }
-
-    fn terms(&self) -> Terms {
-        let defaults = &self.settings.hooks.shutdown;
-        let spec = self.seen.hook.spec.shutdown.as_ref();
-        let call_out = spec
-            .and_then(|s| s.call_out.as_ref())
-            .filter(|call_out| call_out.mode == CallOutMode::Service);
-        Terms {
-            timeout_seconds: spec
-                .and_then(|s| s.timeout_seconds)
-                .unwrap_or(defaults.timeout_seconds),
-            retries: spec.and_then(|s| s.retries).unwrap_or(defaults.retries),
-            on_timeout: spec
-                .and_then(|s| s.on_timeout)
-                .unwrap_or(defaults.on_timeout),
-            acknowledgements: spec.map(|s| s.acknowledgements.clone()).unwrap_or_default(),
-            calls: call_out.is_some(),
-            fan_out: call_out
-                .map(|call_out| call_out.fan_out)
-                .unwrap_or_default(),
-        }
-    }
-
     /// The process that counted the deadline leads no more. What it had left of the app's time when it
     /// was last known to lead is what the app still has; where nobody can tell, it has all of it. It is
     /// called again: what that process was told of its calls may be lost.
     fn take_over(&mut self) {
         let leader = self.settings.leader.clone();
-        let left = self.status.request.as_ref().and_then(|r| self.time_left(r));
+        let left = self
+            .status
+            .workload_request()
+            .and_then(|r| self.time_left(r));
         let keeps_deadline = self.settings.planted.has(Bug::DeadlineKept);
         let now = self.now;
         self.change_request(|request| {
@@ -356,7 +211,7 @@ impl Plan<'_> {
             request.round += 1;
             begin_round(request);
         });
-        let round = self.status.request.as_ref().map_or(0, |r| r.round);
+        let round = self.status.workload_request().map_or(0, |r| r.round);
         self.notice(
             true,
             "DeadlinePassed",
@@ -366,7 +221,7 @@ impl Plan<'_> {
     }
 
     fn retain(&mut self, workload: &Workload) {
-        let request = self.status.request.as_ref();
+        let request = self.status.workload_request();
         let id = request.map(|r| r.id.clone());
         let aim = aim(request.map_or(Trigger::Delete, |r| r.trigger));
         let told = self
@@ -385,17 +240,11 @@ impl Plan<'_> {
     }
 
     /// What came of calling the app belongs to how its request ended.
-    fn with_fault(&self, message: String) -> String {
-        let request = self.status.request.as_ref();
+    pub(super) fn with_fault(&self, message: String) -> String {
+        let request = self.status.workload_request();
         match request.and_then(|request| self.call_fault(request)) {
             Some(fault) => format!("{message}. {}", fault.what),
             None => message,
-        }
-    }
-
-    pub(super) fn change_request(&mut self, change: impl FnOnce(&mut ShutdownRequest)) {
-        if let Some(request) = &mut self.status.request {
-            change(request);
         }
     }
 }
@@ -406,46 +255,4 @@ fn begin_round(request: &mut ShutdownRequest) {
     request.last_attempt = None;
     request.attempts = 0;
     request.called_pods.clear();
-}
-
-/// What is to become of the workload.
-pub(super) fn why(purpose: Trigger) -> &'static str {
-    match purpose {
-        Trigger::Delete => "is being deleted",
-        Trigger::Stop => "is to be stopped",
-        Trigger::Complete => "ran to completion, and its shutdown comes first",
-    }
-}
-
-/// What waits for the app.
-pub(super) fn aim(purpose: Trigger) -> &'static str {
-    match purpose {
-        Trigger::Delete => "the removal",
-        Trigger::Stop => "the stop",
-        Trigger::Complete => "the end",
-    }
-}
-
-/// The same asking has the same id, whichever process asks and however often.
-fn request_id(workload_uid: &str, trigger: Trigger, ordinal: i64) -> String {
-    let digest = Sha256::digest(format!("{workload_uid}/{}/{ordinal}", trigger.as_str()));
-    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Requests are stored under these ids, and apps know them: they outlive an upgrade.
-    #[test]
-    fn the_ids_of_requests_are_kept() {
-        for (trigger, ordinal, id) in [
-            (Trigger::Delete, 0, "0c4313779033c2e3"),
-            (Trigger::Stop, 1, "3b83583379460f1a"),
-            (Trigger::Complete, 2, "065ac463c5353d76"),
-        ] {
-            assert_eq!(request_id("uid", trigger, ordinal), id);
-            assert_eq!(serde_json::json!(trigger), trigger.as_str());
-        }
-    }
 }

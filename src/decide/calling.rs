@@ -32,7 +32,7 @@ const SHOWN: usize = 32;
 impl Plan<'_> {
     /// The round's deadline counts from the end of its first call.
     pub(super) fn first_attempt(&mut self) {
-        let Some(request) = self.status.request.clone() else {
+        let Some(request) = self.status.workload_request().cloned() else {
             return;
         };
         let end = |from: Timestamp| {
@@ -60,7 +60,7 @@ impl Plan<'_> {
 
     /// Within a round the app is called until it has answered, or has said that it never will.
     pub(super) fn call_again(&mut self) {
-        let Some(request) = &self.status.request else {
+        let Some(request) = self.status.workload_request() else {
             return;
         };
         let (true, Some(deadline)) = (request.terms.calls, request.deadline.clone()) else {
@@ -68,7 +68,7 @@ impl Plan<'_> {
         };
         self.note_calls();
         if !self.call_who_is_due(deadline.0) {
-            let last = self.status.request.as_ref();
+            let last = self.status.workload_request();
             let last = last.and_then(|r| r.last_attempt.as_ref().map(|a| (a.at.0, r.opened_at.0)));
             match last.map(|(at, opened)| due_after(at, opened)) {
                 Some(due) if self.now < due => self.look_again_at(due),
@@ -83,7 +83,9 @@ impl Plan<'_> {
     /// Orders the calls that are due. False if there is nobody to call.
     fn call_who_is_due(&mut self, deadline: Timestamp) -> bool {
         self.remember_late();
-        let (Some(request), Some(call_out)) = (&self.status.request, &self.status.call_out) else {
+        let (Some(request), Some(call_out)) =
+            (self.status.workload_request(), &self.status.call_out)
+        else {
             return false;
         };
         let (request, path) = (request.clone(), call_out.path.clone());
@@ -202,7 +204,7 @@ impl Plan<'_> {
 
     /// Takes into the status what calls came to, and tells what is new.
     fn note_calls(&mut self) {
-        let Some(request) = self.status.request.clone() else {
+        let Some(request) = self.status.workload_request().cloned() else {
             return;
         };
         let made = &self.seen.calls;
@@ -274,11 +276,11 @@ impl Plan<'_> {
             pod: None,
             code: NOBODY.to_owned(),
         };
-        let request = self.status.request.as_ref();
+        let request = self.status.workload_request();
         let last = request.and_then(|r| r.last_attempt.as_ref());
         if last.is_none_or(|last| last.code != NOBODY) {
             self.change_request(|r| r.last_attempt = Some(attempt));
-            let request = self.status.request.clone();
+            let request = self.status.workload_request().cloned();
             let fault = request.and_then(|request| self.call_fault(&request));
             let what = fault.map_or_else(|| "Nobody can be called".to_owned(), |f| f.what);
             let note = format!("{what}; the removal waits all the same");

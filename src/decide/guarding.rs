@@ -23,7 +23,7 @@ pub fn is_armed(hook: &KrakeHook) -> bool {
         && hook.spec.enables(HookKind::Shutdown)
         && annotation(&hook.metadata, names::HOOK_ANNOTATION) != Some(names::DISABLED)
         && !is_let_go(&hook.metadata)
-        && !status.request.as_ref().is_some_and(released)
+        && !status.workload_request().is_some_and(released)
 }
 
 /// What is to be guarded, if this was made by the workload of an armed hook, and lacks the guard.
@@ -99,21 +99,30 @@ mod tests {
                 "waits",
                 Box::new(|hook| {
                     let open = testing::request("r", RequestState::Open);
-                    hook.status.as_mut().unwrap().request = Some(open);
+                    hook.status
+                        .as_mut()
+                        .unwrap()
+                        .set_workload_request(Some(open));
                 }),
                 true,
             ),
             (
                 "released",
                 Box::new(move |hook| {
-                    hook.status.as_mut().unwrap().request = closed(Trigger::Delete);
+                    hook.status
+                        .as_mut()
+                        .unwrap()
+                        .set_workload_request(closed(Trigger::Delete));
                 }),
                 false,
             ),
             (
                 "was stopped once",
                 Box::new(move |hook| {
-                    hook.status.as_mut().unwrap().request = closed(Trigger::Stop);
+                    hook.status
+                        .as_mut()
+                        .unwrap()
+                        .set_workload_request(closed(Trigger::Stop));
                 }),
                 true,
             ),

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time
 use super::disposition::{Controller, Fate, disposition};
 use super::inject;
 use super::pods::guard_uid;
-use super::removal;
+use super::requests;
 use super::seen::{
     Decision, Dependent, Effect, Next, Notice, Rejection, Seen, Settings, annotation,
     has_finalizer, is_controlled, is_owned_by,
@@ -20,9 +20,7 @@ use super::seen::{
 use super::workload::Workload;
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::kind::DependentKind;
-use crate::api::status::{
-    HistoryEntry, ObservedWorkload, Outcome, Phase, RequestState, ShutdownRequest,
-};
+use crate::api::status::{HistoryEntry, ObservedWorkload, Outcome, Phase, RequestState};
 use crate::api::{HookKind, KrakeHookStatus, names};
 
 /// How often a workload is looked for that nobody watches.
@@ -149,7 +147,7 @@ impl<'a> Plan<'a> {
     /// What was asked of, and said by, a workload that this hook has nothing more to do with: it is the
     /// history's.
     fn settle_last(&mut self, why: &str) {
-        if let Some(request) = &self.status.request
+        if let Some(request) = self.status.workload_request()
             && request.state == RequestState::Open
         {
             let tally = self.tally(request);
@@ -160,8 +158,8 @@ impl<'a> Plan<'a> {
                 ),
                 false => (Outcome::Skipped, why.to_owned()),
             };
-            if let Some(request) = &mut self.status.request {
-                close(request, outcome, &message);
+            if let Some(request) = self.status.workload_request_mut() {
+                requests::close(request, outcome, &message);
             }
             let entry = self.entry(outcome, &message);
             self.remember(entry);
@@ -216,7 +214,7 @@ impl<'a> Plan<'a> {
             ));
         }
         self.status.workload = Some(ObservedWorkload { uid });
-        self.status.request = None;
+        self.status.set_workload_request(None);
         self.status.completion = None;
         self.status.stopped = None;
         self.status.deletion = None;
@@ -241,9 +239,9 @@ impl<'a> Plan<'a> {
                 ));
                 (Reason::Complete, message)
             }
-            None if self.status.request.is_some() => {
+            None if self.status.workload_request().is_some() => {
                 self.status.phase = Some(Phase::Released);
-                let how = self.status.request.as_ref().and_then(removal::in_words);
+                let how = self.status.workload_request().and_then(requests::in_words);
                 let how = how.unwrap_or_else(|| "its removal went on".to_owned());
                 let message = format!("{} is gone; {how}", spec.workload.name);
                 (Reason::Released, message)
@@ -365,6 +363,7 @@ impl<'a> Plan<'a> {
         // with each look at a cache that has not heard of the canary, tells nobody anything, and
         // would be a change to look at again.
         self.set_aside_rejected();
+        self.sum_up_requests();
         for effects in [self.hold, self.first] {
             if !effects.is_empty() {
                 return Decision {
@@ -462,7 +461,7 @@ impl<'a> Plan<'a> {
     }
 
     pub fn entry(&self, outcome: Outcome, message: &str) -> HistoryEntry {
-        let request = self.status.request.as_ref();
+        let request = self.status.workload_request();
         HistoryEntry {
             outcome,
             trigger: request.map(|r| r.trigger),
@@ -530,14 +529,6 @@ impl Decision {
 /// Whether the API server may refuse it.
 fn is_write(effect: &Effect) -> bool {
     !matches!(effect, Effect::Event(_) | Effect::CallOut(_))
-}
-
-/// Closes a request; its deadline is of no interest any more.
-pub(super) fn close(request: &mut ShutdownRequest, outcome: Outcome, message: &str) {
-    request.state = RequestState::Closed;
-    request.outcome = Some(outcome);
-    request.message = Some(message.to_owned());
-    request.deadline = None;
 }
 
 /// Whether what became of a canary tells that dependents are left alone.

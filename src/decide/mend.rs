@@ -23,11 +23,8 @@ impl Plan<'_> {
     /// that lives on must know the authority that signs next. And a container that restarts during a
     /// hold needs its ConfigMap. Before, it is provided anyway.
     pub(super) fn keep_config_map(&mut self) {
-        let held = self
-            .status
-            .request
-            .as_ref()
-            .is_some_and(|r| r.state == RequestState::Open);
+        let mut requests = self.status.requests.values();
+        let held = requests.any(|request| request.state == RequestState::Open);
         let Some(wanted) = inject::config_map(self.seen, self.settings) else {
             return;
         };

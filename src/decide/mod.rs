@@ -15,7 +15,8 @@
 //! - [`mend`]: Secrets that somebody has taken away or edited;
 //! - [`pods`]: which pods count, and which can be called;
 //! - [`service`]: how the app is called, and why it cannot be;
-//! - [`asking`]: one asking of the app to shut down, for whatever reason;
+//! - [`requests`]: which request to shut down serves which purpose;
+//! - [`asking`]: one request of the app to shut down, for whatever reason;
 //! - [`waiting`]: what people read meanwhile;
 //! - [`stopping`]: `state: Stopped` and back;
 //! - [`completion`]: the app says that its work is complete;
@@ -60,6 +61,7 @@ pub mod providing;
 pub mod quorum;
 pub mod rejected;
 pub mod removal;
+pub mod requests;
 pub mod seen;
 pub mod service;
 pub mod stopping;

@@ -177,7 +177,6 @@ impl Plan<'_> {
     /// Acknowledgements of other workloads and of superseded requests are decided on: they go.
     pub(super) fn prune(&mut self, workload: &Workload) {
         let uid = uid_of(&workload.metadata);
-        let request = self.status.request.as_ref().map(|r| r.id.as_str());
         let old: Vec<(String, Value)> = self
             .status
             .acknowledgements
@@ -195,7 +194,10 @@ impl Plan<'_> {
                     });
                 failed_for_good
                     || ack.workload_uid != uid
-                    || ack.request.as_deref().is_some_and(|id| Some(id) != request)
+                    || ack
+                        .request
+                        .as_ref()
+                        .is_some_and(|id| !self.status.requests.contains_key(id))
             })
             .filter_map(|(key, ack)| Some((key.clone(), serde_json::to_value(ack).ok()?)))
             .collect();

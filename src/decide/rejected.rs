@@ -28,8 +28,7 @@ pub fn patch(hook: &KrakeHook, more: i64, at: Timestamp) -> Option<Value> {
     };
     let mut operations = vec![
         json!({"op": "test", "path": "/metadata/uid", "value": hook.metadata.uid}),
-        json!({"op": "test", "path": "/status/request/id", "value": request.id}),
-        json!({"op": "test", "path": "/status/request/state", "value": "Open"}),
+        json!({"op": "test", "path": format!("/status/requests/{}/state", request.id), "value": "Open"}),
     ];
     if let Some(old) = old {
         // Another replica may have been faster.
@@ -56,7 +55,7 @@ pub fn in_words(status: &KrakeHookStatus, request: &ShutdownRequest) -> Option<S
 }
 
 fn open_request(hook: &KrakeHook) -> Option<&ShutdownRequest> {
-    let request = hook.status.as_ref()?.request.as_ref()?;
+    let request = hook.status.as_ref()?.workload_request()?;
     (request.state == RequestState::Open).then_some(request)
 }
 
@@ -68,7 +67,7 @@ mod tests {
     fn hook() -> KrakeHook {
         let mut hook = testing::hook("ml", "trainer");
         let status = hook.status.as_mut().unwrap();
-        status.request = Some(testing::request("r1", RequestState::Open));
+        status.set_workload_request(Some(testing::request("r1", RequestState::Open)));
         hook
     }
 
@@ -82,7 +81,7 @@ mod tests {
 
     fn words(hook: &KrakeHook) -> Option<String> {
         let status = hook.status.as_ref().unwrap();
-        in_words(status, status.request.as_ref().unwrap())
+        in_words(status, status.workload_request().unwrap())
     }
 
     #[test]
@@ -99,7 +98,7 @@ mod tests {
                 .starts_with("3 acknowledgements rejected")
         );
         let status = hook.status.as_mut().unwrap();
-        status.request = Some(testing::request("r2", RequestState::Open));
+        status.set_workload_request(Some(testing::request("r2", RequestState::Open)));
         assert_eq!(words(&hook), None, "of an earlier request");
         hook = add(&hook, 1);
         assert!(
@@ -112,7 +111,8 @@ mod tests {
     #[test]
     fn nobody_counts_what_nobody_waits_for() {
         let mut hook = hook();
-        let request = hook.status.as_mut().unwrap().request.as_mut().unwrap();
+        let status = hook.status.as_mut().unwrap();
+        let request = status.workload_request_mut().unwrap();
         request.state = RequestState::Closed;
         assert_eq!(patch(&hook, 1, Timestamp::UNIX_EPOCH), None);
         assert!(!is_read(&hook));

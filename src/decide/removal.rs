@@ -8,11 +8,12 @@ use super::disposition::{Controller, Fate, deletion, disposition};
 use super::hold::Hold;
 use super::hook::{Plan, uid_of};
 use super::pods::guard_uid;
+use super::requests;
 use super::seen::{Effect, has_finalizer, is_owned_by};
 use super::workload::Workload;
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::names;
-use crate::api::status::{Deletion, Outcome, Phase, RequestState, ShutdownRequest, Trigger};
+use crate::api::status::{Deletion, Outcome, Phase, RequestState, Trigger};
 use crate::planted::Bug;
 
 impl Plan<'_> {
@@ -60,7 +61,7 @@ impl Plan<'_> {
         if !self.settings.planted.has(Bug::ReleaseUnclosed) {
             self.close_for(workload, Trigger::Delete, outcome, message);
         }
-        let how = self.status.request.as_ref().and_then(in_words);
+        let how = self.status.workload_request().and_then(requests::in_words);
         let how = how.unwrap_or_else(|| format!("{}: {message}", outcome.as_str()));
         self.report_released(&how);
         let finalizer = Effect::ReleaseWorkload {
@@ -112,7 +113,7 @@ impl Plan<'_> {
         let request = self.request_for(workload, Trigger::Delete);
         let released = request.is_some_and(|request| request.state == RequestState::Closed);
         if released || self.status.completion.is_some() {
-            let how = request.and_then(in_words);
+            let how = request.and_then(requests::in_words);
             let how = how.unwrap_or_else(|| "the removal goes on".to_owned());
             return self.report_released(&how);
         }
@@ -169,13 +170,4 @@ impl Plan<'_> {
             self.keep(ConditionType::Completed);
         }
     }
-}
-
-/// How a request was closed.
-pub(super) fn in_words(request: &ShutdownRequest) -> Option<String> {
-    let outcome = request.outcome?.as_str();
-    Some(match &request.message {
-        Some(message) => format!("{outcome}: {message}"),
-        None => outcome.to_owned(),
-    })
 }

@@ -427,7 +427,7 @@ impl Seen {
         self.hook.spec.state == State::Stopped
             || status.is_some_and(|status| {
                 status.stopped.is_some()
-                    || status.request.as_ref().is_some_and(open)
+                    || status.requests.values().any(open)
                     || status.acknowledgements.keys().any(completing)
             })
     }

@@ -154,7 +154,7 @@ impl Plan<'_> {
 
     /// The workload is not to be stopped after all.
     fn cancel_stop(&mut self, message: &str) {
-        let request = self.status.request.as_ref();
+        let request = self.status.workload_request();
         if request.is_some_and(|request| request.trigger == Trigger::Stop) {
             self.close_open(Outcome::Cancelled, message);
         }

@@ -16,7 +16,7 @@ use super::quorum;
 use super::rejected;
 use super::service::{self, CallFault};
 use super::workload::Workload;
-use super::{asking, calling};
+use super::{calling, requests};
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::krake_hook::FanOut;
 use crate::api::names;
@@ -30,7 +30,7 @@ impl Plan<'_> {
     }
 
     pub(super) fn report_waiting(&mut self, workload: &Workload) {
-        let Some(request) = self.status.request.clone() else {
+        let Some(request) = self.status.workload_request().cloned() else {
             return;
         };
         self.status.phase = Some(match request.trigger {
@@ -54,13 +54,13 @@ impl Plan<'_> {
 
     /// The time is up, and what waits keeps waiting.
     pub(super) fn report_retained(&mut self, workload: &Workload) {
-        let Some(request) = self.status.request.clone() else {
+        let Some(request) = self.status.workload_request().cloned() else {
             return;
         };
         self.status.phase = Some(Phase::Retained);
         let message = format!(
             "deadline passed, onTimeout is Retain: {} waits for a late acknowledgement, or for the annotation {}: <reason>; {}",
-            asking::aim(request.trigger),
+            requests::aim(request.trigger),
             names::SKIP_ANNOTATION,
             self.whom(&request)
         );
@@ -74,7 +74,7 @@ impl Plan<'_> {
         reason: Reason,
         message: &str,
     ) {
-        let why = asking::why(request.trigger);
+        let why = requests::why(request.trigger);
         let mut message = format!("{workload} {why}; {message}");
         if self.skip_lacks_reason(workload) {
             message = format!("{message}; {}", skip_needs_reason());
@@ -107,7 +107,7 @@ impl Plan<'_> {
     /// Once for each time that the annotation comes without a reason.
     fn tell_of_skip(&mut self, workload: &Workload) {
         let lacking = self.skip_lacks_reason(workload);
-        let told = self.status.request.as_ref();
+        let told = self.status.workload_request();
         let told = told.is_some_and(|request| request.skip_lacks_reason);
         if lacking && !told {
             self.notice(true, "SkipNeedsReason", skip_needs_reason());

@@ -56,7 +56,7 @@ pub fn hook(namespace: &str, name: &str) -> KrakeHook {
 /// A request to the workload of [`hook`].
 pub fn request(id: &str, state: RequestState) -> ShutdownRequest {
     let mut request: ShutdownRequest = serde_json::from_value(json!({
-        "id": id, "state": state, "trigger": "Delete", "workloadUID": WORKLOAD_UID,
+        "id": id, "scope": "Workload", "state": state, "trigger": "Delete", "workloadUID": WORKLOAD_UID,
         "openedAt": Time(Timestamp::UNIX_EPOCH), "leader": "me", "round": 1,
         "terms": {"timeoutSeconds": 30, "retries": 0, "onTimeout": "Delete",
             "acknowledgements": {"policy": "Any"}, "calls": true},

@@ -26,7 +26,10 @@ impl Scene {
     /// A server with an open request, and a cache that has seen it.
     fn new() -> Self {
         let mut hook = testing::hook("ml", "trainer");
-        hook.status.as_mut().unwrap().request = Some(testing::request("r1", RequestState::Open));
+        hook.status
+            .as_mut()
+            .unwrap()
+            .set_workload_request(Some(testing::request("r1", RequestState::Open)));
         let api = MockApi::new([hook]);
         let numbered = |word| (0..1023).map(move |number| format!("{word}-{number}"));
         let pods: Vec<String> = numbered("pod").chain(numbered("other")).collect();
@@ -48,7 +51,7 @@ impl Scene {
     fn close_request(&self) {
         self.api.change("ml", "trainer", |hook| {
             let status = hook.status.as_mut().unwrap();
-            status.request.as_mut().unwrap().state = RequestState::Closed;
+            status.workload_request_mut().unwrap().state = RequestState::Closed;
         });
     }
 
@@ -223,7 +226,7 @@ async fn a_newer_request_gets_the_acknowledgement_that_an_old_cache_has_for_anot
     let scene = Scene::new();
     scene.api.change("ml", "trainer", |hook| {
         let status = hook.status.as_mut().unwrap();
-        status.request = Some(testing::request("r2", RequestState::Open));
+        status.set_workload_request(Some(testing::request("r2", RequestState::Open)));
     });
     let expected = Outcome::Written {
         request: Some("r2".into()),
@@ -463,7 +466,7 @@ async fn the_answer_to_an_older_write_refuses_nobody_who_came_later() {
     eventually("both wait", || scene.committer.waiting() == 2).await;
     scene.api.afterwards(|hook| {
         let status = hook.status.as_mut().unwrap();
-        status.request = Some(testing::request("r1", RequestState::Open));
+        status.set_workload_request(Some(testing::request("r1", RequestState::Open)));
     });
     scene.api.open();
     assert!(matches!(first.await.unwrap(), Outcome::Written { .. }));
@@ -480,7 +483,7 @@ async fn nobody_is_written_by_the_tests_of_another() {
     eventually("three wait", || scene.committer.waiting() == 3).await;
     scene.api.afterwards(|hook| {
         let status = hook.status.as_mut().unwrap();
-        status.request.as_mut().unwrap().state = RequestState::Closed;
+        status.workload_request_mut().unwrap().state = RequestState::Closed;
     });
     scene.api.open();
     for completes in [first, one] {

@@ -72,7 +72,10 @@ impl Served {
     /// Before a server and with a cache that have one hook, `ml/trainer`, with an open request.
     async fn start(tls: bool, limits: Limits, endpoint: &str) -> Self {
         let mut hook = testing::hook("ml", "trainer");
-        hook.status.as_mut().unwrap().request = Some(testing::request("r1", RequestState::Open));
+        hook.status
+            .as_mut()
+            .unwrap()
+            .set_workload_request(Some(testing::request("r1", RequestState::Open)));
         let api = MockApi::new([hook]);
         let (hooks, cache) = reflector::store();
         let (own, certificates) = reflector::store();

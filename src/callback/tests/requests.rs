@@ -64,7 +64,7 @@ async fn the_documented_request_counts_and_its_repetition_says_so() {
     // Its request is closed by it, and the client did not hear the answer.
     served.api.change("ml", "trainer", |hook| {
         let status = hook.status.as_mut().unwrap();
-        status.request.as_mut().unwrap().state = RequestState::Closed;
+        status.workload_request_mut().unwrap().state = RequestState::Closed;
     });
     served.watch();
     let (status, body) = served.put(&path, &served.body()).await;
@@ -87,7 +87,7 @@ async fn the_documented_request_counts_and_its_repetition_says_so() {
 async fn what_does_not_count_is_told_to_the_app_and_to_the_hook() {
     let mut served = Served::plain().await;
     served.api.change("ml", "trainer", |hook| {
-        hook.status.as_mut().unwrap().request = None;
+        hook.status.as_mut().unwrap().set_workload_request(None);
     });
     let (status, body) = served
         .put(&format!("{SHUTDOWN}/pod-1"), &served.body())
@@ -96,7 +96,7 @@ async fn what_does_not_count_is_told_to_the_app_and_to_the_hook() {
     assert_eq!(body, r#"{"acknowledged":false,"reason":"NotAsked"}"#);
     served.api.change("ml", "trainer", |hook| {
         let status = hook.status.as_mut().unwrap();
-        status.request = Some(testing::request("r1", RequestState::Closed));
+        status.set_workload_request(Some(testing::request("r1", RequestState::Closed)));
     });
     let (status, body) = served.put(SHUTDOWN, &served.body()).await;
     assert_eq!(status, 409);
@@ -126,7 +126,8 @@ async fn what_does_not_count_is_told_to_the_app_and_to_the_hook() {
 async fn where_pods_are_counted_nobody_gets_200_for_nothing() {
     let mut served = Served::plain().await;
     served.api.change("ml", "trainer", |hook| {
-        let request = hook.status.as_mut().unwrap().request.as_mut().unwrap();
+        let status = hook.status.as_mut().unwrap();
+        let request = status.workload_request_mut().unwrap();
         request.terms.acknowledgements.policy = QuorumPolicy::All;
         request.pods = vec!["pod-1".into()];
     });
@@ -217,7 +218,7 @@ async fn pods_of_a_workload_that_the_cache_has_not_seen_are_let_in() {
     served.api.change("ml", "trainer", |hook| {
         let status = hook.status.as_mut().unwrap();
         status.workload.as_mut().unwrap().uid = "newer".into();
-        status.request = None;
+        status.set_workload_request(None);
     });
     let token = served.ring.load().token(testing::HOOK_UID, "newer");
     let body = format!(r#"{{"token":"{}"}}"#, token.expose_secret());

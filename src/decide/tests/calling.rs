@@ -76,7 +76,7 @@ fn each_pod_has_repetitions_of_its_own() {
         world.pass(2);
     });
     assert_eq!(calls(&operator), [2, 1]);
-    let request = status(&operator).request.unwrap();
+    let request = status(&operator).workload_request().cloned().unwrap();
     assert_eq!(request.attempts, 3);
     let shown: Vec<_> = request
         .called_pods
@@ -152,7 +152,7 @@ fn nobody_is_called_at_a_nodes_address() {
     operator.world.never_called.insert(address);
     operator.act(stories::foreground);
     assert_eq!(calls(&operator), [0, 0]);
-    let request = status(&operator).request.unwrap();
+    let request = status(&operator).workload_request().cloned().unwrap();
     assert_eq!(request.last_attempt.unwrap().code, "NobodyToCall");
     assert!(request.deadline.is_some());
 }
@@ -213,7 +213,7 @@ fn where_none_is_left_of_those_that_were_asked_their_successors_are() {
     operator.act(stories::background);
     operator.act(stories::replace_pods);
     assert_eq!(calls(&operator), [1, 1]);
-    let asked = status(&operator).request.unwrap().pods;
+    let asked = status(&operator).workload_request().cloned().unwrap().pods;
     assert_eq!(asked.len(), 4, "the old ones, and those that run");
     operator.act(stories::acknowledge);
     assert!(blocking(&operator).contains("1 of 2 pods have acknowledged"));

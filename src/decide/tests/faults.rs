@@ -449,7 +449,7 @@ fn what_was_asked_of_an_earlier_workload_is_nothing_to_this_one() {
         world.acknowledge(HookKind::Shutdown);
     });
     let status = earlier.world.hooks[build::NAME].status.clone().unwrap();
-    assert!(status.request.is_some());
+    assert!(status.workload_request().is_some());
     let mut operator = Operator::new(true, false, None, true);
     operator.world.version = 1000;
     operator.act(stories::workload);

@@ -22,7 +22,7 @@ fn asked(hook: stories::Step) -> Operator {
 
 fn request(operator: &Operator) -> ShutdownRequest {
     let status = operator.world.hooks[NAME].status.clone().unwrap();
-    status.request.unwrap()
+    status.workload_request().cloned().unwrap()
 }
 
 /// Seconds that the app has left.

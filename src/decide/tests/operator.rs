@@ -326,7 +326,7 @@ impl Operator {
     }
 
     fn calls_of(&self, status: &crate::api::KrakeHookStatus) -> CallsMade {
-        let request = status.request.as_ref();
+        let request = status.workload_request();
         match (&self.calls, request) {
             (Some((id, round, made)), Some(r)) if *id == r.id && *round == r.round => made.clone(),
             _ => CallsMade::default(),
@@ -408,7 +408,7 @@ impl Operator {
             .get(name)
             .and_then(|hook| hook.status.clone());
         let stored = stored.unwrap_or_default();
-        let request = stored.request.as_ref();
+        let request = stored.workload_request();
         let workload = self.world.workloads.get(NAME);
         let leaves = |meta: &ObjectMeta| meta.deletion_timestamp.is_some();
         let ok = match effect {

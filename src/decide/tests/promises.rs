@@ -77,7 +77,7 @@ fn a_stop_that_one_pod_has_acknowledged_asks_the_others_first() {
     operator.act(stories::stop);
     operator.act(stories::acknowledge);
     operator.act(stories::start);
-    let request = status(&operator).request.unwrap();
+    let request = status(&operator).workload_request().cloned().unwrap();
     assert_eq!(request.state, RequestState::Open);
     assert_eq!(uids(&operator.world), before, "nobody is ended unasked");
     operator.act(stories::acknowledge_second);
@@ -297,10 +297,10 @@ fn what_is_rejected_meanwhile_is_read_where_the_removal_waits() {
             .status
             .as_ref()
             .unwrap()
-            .request
-            .clone()
+            .workload_request()
             .unwrap()
-            .id;
+            .id
+            .clone();
         world.edit_hook(|hook| {
             hook.status.as_mut().unwrap().rejected =
                 serde_json::from_value(json!({"request": id, "count": 3, "at": build::time(9)}))

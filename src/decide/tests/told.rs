@@ -162,7 +162,7 @@ fn reword(world: &mut World) {
     for condition in &mut status.conditions {
         condition.message = "in other words".into();
     }
-    if let Some(request) = &mut status.request {
+    if let Some(request) = status.workload_request_mut() {
         request.message = request.message.as_ref().map(|_| "in other words".into());
     }
     world.version += 1;
