@@ -268,7 +268,7 @@ impl Finding {
     }
 }
 
-/// Turns findings into conditions: `lastTransitionTime` moves only when the status does.
+/// Turns findings into conditions.
 pub fn conditions(
     findings: &[Finding],
     previous: &[Condition],
@@ -277,22 +277,27 @@ pub fn conditions(
 ) -> Vec<Condition> {
     findings
         .iter()
-        .map(|finding| {
-            let status = if finding.holds { "True" } else { "False" };
-            let since = previous
-                .iter()
-                .find(|old| old.type_ == finding.kind.as_str() && old.status == status)
-                .map_or(Time(now), |old| old.last_transition_time.clone());
-            Condition {
-                type_: finding.kind.as_str().to_owned(),
-                status: status.to_owned(),
-                reason: finding.reason.as_str().to_owned(),
-                message: finding.message.clone(),
-                last_transition_time: since,
-                observed_generation: generation,
-            }
-        })
+        .map(|finding| condition(finding, previous, generation, now))
         .collect()
+}
+
+/// Turns a finding into a condition: `lastTransitionTime` moves only when the status does.
+pub fn condition(
+    finding: &Finding,
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
+    let status = if finding.holds { "True" } else { "False" };
+    let since = find(previous, finding.kind).filter(|old| old.status == status);
+    Condition {
+        type_: finding.kind.as_str().to_owned(),
+        status: status.to_owned(),
+        reason: finding.reason.as_str().to_owned(),
+        message: finding.message.clone(),
+        last_transition_time: since.map_or(Time(now), |old| old.last_transition_time.clone()),
+        observed_generation: generation,
+    }
 }
 
 /// The named condition, if it is there.

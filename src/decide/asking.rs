@@ -1,87 +1,110 @@
 //! One request to the app to shut down, whatever it is for: a removal, `state: Stopped`, or a completion
 //! with `shutdownFirst`. What is asked, until when, and who has answered.
 
+use std::ops::ControlFlow::{self, Break, Continue};
+
 use jiff::SignedDuration;
 
 use super::hold::{Asked, Hold, Question};
-use super::hook::{Plan, uid_of, whole};
+use super::hook::{Context, uid_of, whole};
 use super::pods;
 use super::quorum::{self, Said, Tally};
 use super::requests::{aim, why};
 use super::seen::has_finalizer;
+use super::step::Step;
 use super::workload::Workload;
 use crate::api::condition::ConditionType;
 use crate::api::krake_hook::QuorumPolicy;
 use crate::api::status::{Deletion, Outcome, RequestState, ShutdownRequest, Trigger};
-use crate::api::{HookKind, names};
-use crate::planted::Bug;
+use crate::api::{HookKind, KrakeHookStatus, names};
 
 /// An app whose time is nearly up when the leader changes has so much at least: what it has said
 /// meanwhile, and nobody has answered, it says again.
 const HAND_OVER: SignedDuration = SignedDuration::from_secs(5);
 
-impl Plan<'_> {
-    /// Asks the app before a workload comes to rest that nobody deletes. True when it has answered, or
-    /// need not be asked; until then everything there is to do has been said.
-    pub(super) fn has_been_asked(&mut self, workload: &Workload, purpose: Trigger) -> bool {
+impl Context<'_> {
+    /// Asks the app before a workload comes to rest that nobody deletes. Goes on when it has answered,
+    /// or need not be asked; until then everything there is to do has been said.
+    pub(super) fn ask_before_rest(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        purpose: Trigger,
+    ) -> ControlFlow<Step, Step> {
         if !self.seen.hook.spec.enables(HookKind::Shutdown) {
-            self.close_open(Outcome::HookGone, "the hook no longer holds this workload");
-            return true;
+            let why = "the hook no longer holds this workload";
+            return Continue(self.close_open(status, Outcome::HookGone, why));
         }
-        self.keep(ConditionType::Injected);
-        self.keep(ConditionType::CertificateReady);
-        self.keep_armed(workload);
-        let answer = self.ask(workload, purpose);
+        let mut step = self.keep_armed(status, workload);
+        step.keep([ConditionType::Injected, ConditionType::CertificateReady]);
+        let answer = self.ask(status, workload, purpose);
         if let Hold::Release(outcome, message) = answer {
-            self.close_for(workload, purpose, outcome, &message);
-            return true;
+            step.join(self.close_for(status, workload, purpose, outcome, &message));
+            return Continue(step);
         }
-        self.guard_dependents(workload);
-        self.follow(workload, purpose, answer);
-        false
+        step.join(self.guard_dependents(workload).missing);
+        step.join(self.follow(status, workload, purpose, answer));
+        Break(step)
     }
 
     /// The answer of the hold table.
-    pub(super) fn ask(&mut self, workload: &Workload, purpose: Trigger) -> Hold {
-        self.take_for(workload, purpose);
-        self.ask_successors(&uid_of(&workload.metadata));
-        self.question(workload, purpose).answer(self.now)
+    pub(super) fn ask(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        purpose: Trigger,
+    ) -> Hold {
+        self.take_for(status, workload, purpose);
+        self.ask_successors(status, &uid_of(&workload.metadata));
+        self.question(status, workload, purpose).answer(self.now)
     }
 
     /// Does what the hold table says about asking.
-    pub(super) fn follow(&mut self, workload: &Workload, purpose: Trigger, answer: Hold) {
-        match answer {
-            Hold::Arm | Hold::Disarm | Hold::Leave | Hold::Release(..) => {}
-            Hold::Open => self.open(workload, purpose),
-            Hold::TakeOver => self.take_over(),
-            Hold::AwaitAttempt => self.first_attempt(),
-            Hold::Wait { until } => {
-                self.look_again_at(until);
-                self.call_again();
-                self.report_waiting(workload);
+    pub(super) fn follow(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        purpose: Trigger,
+        answer: Hold,
+    ) -> Step {
+        let said = match answer {
+            Hold::Arm | Hold::Disarm | Hold::Leave | Hold::Release(..) => return Step::default(),
+            Hold::Retain => return self.retain(status, workload),
+            Hold::Open => self.open(status, workload, purpose),
+            Hold::TakeOver => {
+                self.take_over(status);
+                Step::default()
             }
-            Hold::NextRound => self.next_round(),
-            Hold::Retain => self.retain(workload),
-        }
+            Hold::AwaitAttempt => self.first_attempt(status),
+            Hold::Wait { until } => {
+                let mut step = self.call_again(status);
+                step.look_again_at(until);
+                step
+            }
+            Hold::NextRound => next_round(status),
+        };
+        said.and(self.report_waiting(status, workload))
     }
 
-    fn question(&self, workload: &Workload, purpose: Trigger) -> Question {
+    fn question(
+        &self,
+        status: &KrakeHookStatus,
+        workload: &Workload,
+        purpose: Trigger,
+    ) -> Question {
         let uid = uid_of(&workload.metadata);
         let spec = &self.seen.hook.spec;
-        let completed = self
-            .status
-            .completion
-            .as_ref()
-            .is_some_and(|done| done.workload_uid == uid);
+        let done = status.completion.as_ref();
+        let completed = done.is_some_and(|done| done.workload_uid == uid);
         let shutdown_first = spec.complete.as_ref().is_some_and(|c| c.shutdown_first);
-        let request = self.request_for(workload, purpose);
-        let stopped = self.status.stopped.as_ref();
+        let request = self.request_for(status, workload, purpose);
+        let stopped = status.stopped.as_ref();
         let stopped = stopped.is_some_and(|stopped| stopped.workload_uid == uid);
-        let running = match (self.status.workload_request(), stopped) {
+        let running = match (status.workload_request(), stopped) {
             (Some(last), true) if request.is_none() => self.others_run(&uid, last),
             _ => !pods::able_to_acknowledge(self.seen, &uid).is_empty(),
         };
-        let tally = request.map(|request| self.tally(request));
+        let tally = request.map(|request| self.tally(status, request));
         let attempted = request.is_some_and(|r| r.deadline.is_some() || !r.terms.calls);
         Question {
             deleting: workload.metadata.deletion_timestamp.is_some(),
@@ -89,7 +112,7 @@ impl Plan<'_> {
             stopped,
             finalizer: has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER),
             wants_hold: spec.enables(HookKind::Shutdown) && !self.disabled(workload),
-            orphan: self.status.deletion == Some(Deletion::Orphan),
+            orphan: status.deletion == Some(Deletion::Orphan),
             skip: self.skip(workload),
             completed: completed && !shutdown_first && purpose == Trigger::Delete,
             namespace_terminating: self.seen.namespace_terminating,
@@ -117,25 +140,17 @@ impl Plan<'_> {
         }
     }
 
-    /// What pods have said to a request; not to another one.
-    pub(super) fn said_to(&self, request: &ShutdownRequest) -> Said {
-        Said::of(&self.status.acknowledgements, HookKind::Shutdown, |ack| {
-            ack.request.as_deref() == Some(&request.id) && ack.workload_uid == request.workload_uid
-        })
-    }
-
     /// How far a request is.
-    pub(super) fn tally(&self, request: &ShutdownRequest) -> Tally {
+    pub(super) fn tally(&self, status: &KrakeHookStatus, request: &ShutdownRequest) -> Tally {
         let able = pods::able_to_acknowledge(self.seen, &request.workload_uid);
-        let said = self.said_to(request);
         let quorum = &request.terms.acknowledgements;
-        quorum::tally(quorum, &request.pods, &able, &said)
+        quorum::tally(quorum, &request.pods, &able, &said_to(status, request))
     }
 
     /// Pods are counted, and of those that were asked none is left to say anything, or ever has.
     /// Others run in their stead: they are asked.
-    fn ask_successors(&mut self, workload_uid: &str) {
-        let Some(request) = self.status.workload_request() else {
+    fn ask_successors(&self, status: &mut KrakeHookStatus, workload_uid: &str) {
+        let Some(request) = status.workload_request() else {
             return;
         };
         let open = request.state == RequestState::Open && request.workload_uid == workload_uid;
@@ -143,17 +158,18 @@ impl Plan<'_> {
             return;
         }
         let able = pods::able_to_acknowledge(self.seen, workload_uid);
-        let tally = self.tally(request);
+        let tally = self.tally(status, request);
         if tally.acknowledged > 0 || !tally.missing.is_empty() || able.is_empty() {
             return;
         }
         let next = pods::to_ask(self.seen, workload_uid);
-        self.change_request(|request| request.pods.extend(next));
+        status.change_request(|request| request.pods.extend(next));
     }
 
-    fn open(&mut self, workload: &Workload, purpose: Trigger) {
+    fn open(&self, status: &mut KrakeHookStatus, workload: &Workload, purpose: Trigger) -> Step {
+        let mut step = Step::default();
         let terms = self.terms();
-        self.notice(
+        step.notice(
             false,
             "ShutdownRequested",
             format!(
@@ -168,29 +184,21 @@ impl Plan<'_> {
                 terms.timeout_seconds
             ),
         );
-        self.begin(workload, purpose, terms);
-        self.report_waiting(workload);
+        self.begin(status, workload, purpose, terms);
+        step
     }
 
     /// The process that counted the deadline leads no more. What it had left of the app's time when it
     /// was last known to lead is what the app still has; where nobody can tell, it has all of it. It is
     /// called again: what that process was told of its calls may be lost.
-    fn take_over(&mut self) {
-        let leader = self.settings.leader.clone();
-        let left = self
-            .status
-            .workload_request()
-            .and_then(|r| self.time_left(r));
-        let keeps_deadline = self.settings.planted.has(Bug::DeadlineKept);
-        let now = self.now;
-        self.change_request(|request| {
-            request.leader = leader;
-            if !keeps_deadline {
-                begin_round(request);
-                request.deadline = left.map(|left| whole(now + left));
-            }
+    fn take_over(&self, status: &mut KrakeHookStatus) {
+        let request = status.workload_request();
+        let left = request.and_then(|request| self.time_left(request));
+        status.change_request(|request| {
+            request.leader = self.settings.leader.clone();
+            begin_round(request);
+            request.deadline = left.map(|left| whole(self.now + left));
         });
-        self.keep_waiting();
     }
 
     /// By the clock of the process before: its deadline, and when it was last known to lead.
@@ -206,47 +214,50 @@ impl Plan<'_> {
         Some(left.max(HAND_OVER).min(all))
     }
 
-    fn next_round(&mut self) {
-        self.change_request(|request| {
-            request.round += 1;
-            begin_round(request);
-        });
-        let round = self.status.workload_request().map_or(0, |r| r.round);
-        self.notice(
-            true,
-            "DeadlinePassed",
-            format!("no acknowledgement in time; round {round} begins"),
-        );
-        self.keep_waiting();
-    }
-
-    fn retain(&mut self, workload: &Workload) {
-        let request = self.status.workload_request();
+    fn retain(&self, status: &mut KrakeHookStatus, workload: &Workload) -> Step {
+        let mut step = Step::default();
+        let request = status.workload_request();
         let id = request.map(|r| r.id.clone());
         let aim = aim(request.map_or(Trigger::Delete, |r| r.trigger));
-        let told = self
-            .status
-            .history
-            .iter()
-            .any(|entry| entry.outcome == Outcome::Retained && entry.request == id);
+        let mut history = status.history.iter();
+        let told = history.any(|entry| entry.outcome == Outcome::Retained && entry.request == id);
         if !told {
             let message = format!("the app did not acknowledge in time; {aim} keeps waiting");
-            let message = self.with_fault(message);
-            let entry = self.entry(Outcome::Retained, &message);
-            self.remember(entry);
-            self.notice(true, "Retained", message);
+            let message = self.with_fault(status, message);
+            let entry = self.entry(status, Outcome::Retained, &message);
+            status.remember(entry);
+            step.notice(true, "Retained", message);
         }
-        self.report_retained(workload);
+        step.and(self.report_retained(status, workload))
     }
 
     /// What came of calling the app belongs to how its request ended.
-    pub(super) fn with_fault(&self, message: String) -> String {
-        let request = self.status.workload_request();
-        match request.and_then(|request| self.call_fault(request)) {
+    pub(super) fn with_fault(&self, status: &KrakeHookStatus, message: String) -> String {
+        let request = status.workload_request();
+        match request.and_then(|request| self.call_fault(status, request)) {
             Some(fault) => format!("{message}. {}", fault.what),
             None => message,
         }
     }
+}
+
+/// What pods have said to a request; not to another one.
+pub(super) fn said_to(status: &KrakeHookStatus, request: &ShutdownRequest) -> Said {
+    Said::of(&status.acknowledgements, HookKind::Shutdown, |ack| {
+        ack.request.as_deref() == Some(&request.id) && ack.workload_uid == request.workload_uid
+    })
+}
+
+fn next_round(status: &mut KrakeHookStatus) -> Step {
+    status.change_request(|request| {
+        request.round += 1;
+        begin_round(request);
+    });
+    let round = status.workload_request().map_or(0, |r| r.round);
+    let mut step = Step::default();
+    let note = format!("no acknowledgement in time; round {round} begins");
+    step.notice(true, "DeadlinePassed", note);
+    step
 }
 
 /// The round's calls, and with them its deadline, are to be made anew.

@@ -12,11 +12,14 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::hook::{Plan, whole};
+use super::asking::said_to;
+use super::hook::{Context, whole};
 use super::pods::{self, Target};
 use super::quorum;
 use super::seen::{CallOutOrder, Effect};
 use super::service;
+use super::step::Step;
+use crate::api::KrakeHookStatus;
 use crate::api::krake_hook::FanOut;
 use crate::api::status::{Attempt, CalledPod, ShutdownRequest};
 
@@ -29,115 +32,135 @@ const AT_ONCE: usize = 32;
 /// So many pods are shown, and their changes told.
 const SHOWN: usize = 32;
 
-impl Plan<'_> {
+/// Whom to call.
+#[derive(Default)]
+struct Due {
+    now: Vec<Target>,
+    /// Somebody else's time comes then.
+    later: Option<Timestamp>,
+}
+
+impl Due {
+    fn nobody_before(at: Timestamp) -> Self {
+        Self {
+            now: Vec::new(),
+            later: Some(at),
+        }
+    }
+}
+
+impl Context<'_> {
     /// The round's deadline counts from the end of its first call.
-    pub(super) fn first_attempt(&mut self) {
-        let Some(request) = self.status.workload_request().cloned() else {
-            return;
+    pub(super) fn first_attempt(&self, status: &mut KrakeHookStatus) -> Step {
+        let mut step = Step::default();
+        let Some(terms) = status.workload_request().map(|r| r.terms.clone()) else {
+            return step;
         };
         let end = |from: Timestamp| {
-            let timeout = SignedDuration::from_secs(request.terms.timeout_seconds);
+            let timeout = SignedDuration::from_secs(terms.timeout_seconds);
             whole(from + timeout)
         };
-        let now = self.now;
-        let first = self.seen.calls.ends().map(|attempt| attempt.at.0).min();
-        let begun = if !request.terms.calls {
-            Some(now)
+        let calls = &self.seen.calls;
+        let first = calls.ends().map(|attempt| attempt.at.0).min();
+        let begun = if !terms.calls {
+            Some(self.now)
         } else if first.is_some() {
             first
-        } else if self.seen.calls.open() > 0 || self.call_who_is_due(end(now).0) {
+        } else if calls.open() > 0 {
+            None
+        } else if let Some(called) = self.call_who_is_due(status, end(self.now).0) {
+            step.join(called);
             None
         } else {
-            self.record_nobody();
-            Some(now)
+            step.join(self.record_nobody(status));
+            Some(self.now)
         };
-        self.note_calls();
+        step.join(self.note_calls(status));
         if let Some(begun) = begun {
-            self.change_request(|r| r.deadline = Some(end(begun)));
+            status.change_request(|request| request.deadline = Some(end(begun)));
         }
-        self.keep_waiting();
+        step
     }
 
     /// Within a round the app is called until it has answered, or has said that it never will.
-    pub(super) fn call_again(&mut self) {
-        let Some(request) = self.status.workload_request() else {
-            return;
+    pub(super) fn call_again(&self, status: &mut KrakeHookStatus) -> Step {
+        let request = status.workload_request();
+        let request = request.filter(|request| request.terms.calls);
+        let Some(deadline) = request.and_then(|request| request.deadline.clone()) else {
+            return Step::default();
         };
-        let (true, Some(deadline)) = (request.terms.calls, request.deadline.clone()) else {
-            return;
-        };
-        self.note_calls();
-        if !self.call_who_is_due(deadline.0) {
-            let last = self.status.workload_request();
-            let last = last.and_then(|r| r.last_attempt.as_ref().map(|a| (a.at.0, r.opened_at.0)));
-            match last.map(|(at, opened)| due_after(at, opened)) {
-                Some(due) if self.now < due => self.look_again_at(due),
-                _ => {
-                    self.record_nobody();
-                    self.look_again_at(self.now + LEAST_PAUSE);
-                }
+        let mut step = self.note_calls(status);
+        if let Some(called) = self.call_who_is_due(status, deadline.0) {
+            return step.and(called);
+        }
+        let last = status.workload_request();
+        let last = last.and_then(|r| r.last_attempt.as_ref().map(|a| (a.at.0, r.opened_at.0)));
+        match last.map(|(at, opened)| due_after(at, opened)) {
+            Some(due) if self.now < due => step.look_again_at(due),
+            _ => {
+                step.join(self.record_nobody(status));
+                step.look_again_at(self.now + LEAST_PAUSE);
             }
         }
+        step
     }
 
-    /// Orders the calls that are due. False if there is nobody to call.
-    fn call_who_is_due(&mut self, deadline: Timestamp) -> bool {
-        self.remember_late();
-        let (Some(request), Some(call_out)) =
-            (self.status.workload_request(), &self.status.call_out)
-        else {
-            return false;
-        };
-        let (request, path) = (request.clone(), call_out.path.clone());
+    /// Orders the calls that are due. Nothing if there is nobody to call.
+    fn call_who_is_due(&self, status: &mut KrakeHookStatus, deadline: Timestamp) -> Option<Step> {
+        self.remember_late(status);
+        let request = status.workload_request()?;
+        let call_out = status.call_out.as_ref()?;
         let mut targets = pods::targets(self.seen, call_out);
-        let said = self.said_to(&request);
+        let said = said_to(status, request);
         let silent = |target: &Target| !said.success.contains(&target.uid);
         let due = match request.terms.fan_out {
             FanOut::One => {
                 if targets.iter().any(silent) {
                     targets.retain(silent);
                 }
-                self.next_one(&request, targets)
+                self.next_one(request, targets)
             }
             FanOut::EachPod => {
                 let able = pods::able_to_acknowledge(self.seen, &request.workload_uid);
                 targets.retain(|target| able.contains(&target.uid) && silent(target));
-                self.each(&request, targets)
+                self.each(request, targets)
             }
         };
-        let Some(due) = due else {
-            return false;
-        };
-        for target in due {
-            self.then.push(Effect::CallOut(Box::new(CallOutOrder {
+        let Due { now, later } = due?;
+        let mut step = Step::default();
+        if let Some(later) = later {
+            step.look_again_at(later);
+        }
+        step.then.extend(now.into_iter().map(|target| {
+            Effect::CallOut(Box::new(CallOutOrder {
                 request: request.id.clone(),
                 round: request.round,
                 pod: target.pod,
                 pod_uid: target.uid,
                 address: target.address,
                 port: target.port,
-                path: path.clone(),
+                path: call_out.path.clone(),
                 deadline,
-            })));
-        }
-        true
+            }))
+        }));
+        Some(step)
     }
 
     /// A Service that was not there when the workload was armed, or was another one, may be there now.
-    fn remember_late(&mut self) {
+    fn remember_late(&self, status: &mut KrakeHookStatus) {
         let shutdown = self.seen.hook.spec.shutdown.as_ref();
         let call_out = shutdown.and_then(|shutdown| shutdown.call_out.as_ref());
-        if let (None, Some(call_out)) = (&self.status.call_out, call_out) {
+        if let (None, Some(call_out)) = (&status.call_out, call_out) {
             let found = service::remember(call_out, self.seen.service.as_ref());
-            self.status.call_out = found.unwrap_or_default();
+            status.call_out = found.unwrap_or_default();
         }
     }
 
     /// The pod after the one that was called last, if its time has come.
-    fn next_one(&mut self, request: &ShutdownRequest, targets: Vec<Target>) -> Option<Vec<Target>> {
+    fn next_one(&self, request: &ShutdownRequest, targets: Vec<Target>) -> Option<Due> {
         let last = request.last_attempt.as_ref();
         if self.seen.calls.open() > 0 || self.is_answered(last) {
-            return Some(Vec::new());
+            return Some(Due::default());
         }
         if targets.is_empty() {
             return None;
@@ -145,8 +168,7 @@ impl Plan<'_> {
         if let Some(due) = last.map(|last| due_after(last.at.0, request.opened_at.0))
             && self.now < due
         {
-            self.look_again_at(due);
-            return Some(Vec::new());
+            return Some(Due::nobody_before(due));
         }
         let called = last.and_then(|last| last.pod.as_ref());
         let after = targets
@@ -154,7 +176,10 @@ impl Plan<'_> {
             .position(|target| Some(&target.pod) == called)
             .map_or(0, |position| position + 1);
         let next = targets.get(after).or_else(|| targets.first());
-        Some(next.cloned().into_iter().collect())
+        Some(Due {
+            now: next.cloned().into_iter().collect(),
+            later: None,
+        })
     }
 
     /// Whether a pod has answered for good. One that has gone since, or is on its way out, has taken
@@ -171,13 +196,13 @@ impl Plan<'_> {
     }
 
     /// Each pod whose time has come.
-    fn each(&mut self, request: &ShutdownRequest, targets: Vec<Target>) -> Option<Vec<Target>> {
+    fn each(&self, request: &ShutdownRequest, targets: Vec<Target>) -> Option<Due> {
         if targets.is_empty() {
             // Nobody needs a call any more, or nobody can be called yet.
-            return (!self.seen.calls.is_empty()).then(Vec::new);
+            return (!self.seen.calls.is_empty()).then(Due::default);
         }
         let mut places = AT_ONCE.saturating_sub(self.seen.calls.open());
-        let mut due_now = Vec::new();
+        let mut all = Due::default();
         for target in targets {
             let called = self.seen.calls.0.get(&target.uid);
             if called.is_some_and(|called| called.open) {
@@ -189,32 +214,28 @@ impl Plan<'_> {
                     continue;
                 }
                 if self.now < due {
-                    self.look_again_at(due);
+                    all.later = Some(all.later.map_or(due, |later| later.min(due)));
                     continue;
                 }
             }
             // Whoever finds no place is called when a call has ended: that wakes us.
             if places > 0 {
                 places -= 1;
-                due_now.push(target);
+                all.now.push(target);
             }
         }
-        Some(due_now)
+        Some(all)
     }
 
     /// Takes into the status what calls came to, and tells what is new.
-    fn note_calls(&mut self) {
-        let Some(request) = self.status.workload_request().cloned() else {
-            return;
-        };
+    fn note_calls(&self, status: &mut KrakeHookStatus) -> Step {
         let made = &self.seen.calls;
-        let Some(newest) = made
+        let newest = made
             .ends()
-            .max_by_key(|attempt| (&attempt.at.0, &attempt.pod))
-        else {
-            return;
+            .max_by_key(|attempt| (&attempt.at.0, &attempt.pod));
+        let (Some(request), Some(newest)) = (status.workload_request(), newest.cloned()) else {
+            return Step::default();
         };
-        let newest = newest.clone();
         let shown = match request.terms.fan_out {
             FanOut::One => Vec::new(),
             FanOut::EachPod => self.shown(),
@@ -238,9 +259,7 @@ impl Plan<'_> {
                     .collect()
             }
         };
-        self.tell_calls(news);
-        let attempts = made.ended();
-        self.change_request(|r| {
+        status.change_request(|r| {
             // A moment at which nobody could be called may be younger.
             if r.last_attempt
                 .as_ref()
@@ -248,9 +267,10 @@ impl Plan<'_> {
             {
                 r.last_attempt = Some(newest);
             }
-            r.attempts = attempts;
+            r.attempts = made.ended();
             r.called_pods = shown;
         });
+        tell_calls(news)
     }
 
     /// What came of calling each pod, errors first.
@@ -270,56 +290,59 @@ impl Plan<'_> {
         called
     }
 
-    fn record_nobody(&mut self) {
+    fn record_nobody(&self, status: &mut KrakeHookStatus) -> Step {
+        let mut step = Step::default();
+        let request = status.workload_request();
+        let last = request.and_then(|r| r.last_attempt.as_ref());
+        let known = last.is_some_and(|last| last.code == NOBODY);
         let attempt = Attempt {
             at: whole(self.now),
             pod: None,
             code: NOBODY.to_owned(),
         };
-        let request = self.status.workload_request();
-        let last = request.and_then(|r| r.last_attempt.as_ref());
-        if last.is_none_or(|last| last.code != NOBODY) {
-            self.change_request(|r| r.last_attempt = Some(attempt));
-            let request = self.status.workload_request().cloned();
-            let fault = request.and_then(|request| self.call_fault(&request));
+        status.change_request(|r| r.last_attempt = Some(attempt));
+        if !known {
+            let request = status.workload_request();
+            let fault = request.and_then(|request| self.call_fault(status, request));
             let what = fault.map_or_else(|| "Nobody can be called".to_owned(), |f| f.what);
             let note = format!("{what}; the removal waits all the same");
-            self.notice(true, "NobodyToCall", note);
-        } else {
-            self.change_request(|r| r.last_attempt = Some(attempt));
+            step.notice(true, "NobodyToCall", note);
         }
+        step
     }
+}
 
-    fn tell_calls(&mut self, news: Vec<(String, String)>) {
-        let mut by_code = BTreeMap::<String, Vec<String>>::new();
-        for (code, pod) in news {
-            by_code.entry(code).or_default().push(pod);
-        }
-        for (code, pods) in by_code {
-            let were = if pods.len() == 1 { "was" } else { "were" };
-            let pods = quorum::pods(&pods);
-            match code.as_str() {
-                code if is_delivered(code) => {
-                    self.notice(false, "AppCalled", format!("{pods} {were} asked to shut down"));
-                }
-                code if is_refused(code) => self.notice(
-                    true,
-                    "ShutdownServiceRefused",
-                    format!(
-                        "{pods} answered {code} to the shutdown call: correct spec.shutdown.callOut.service (port, path); the removal waits all the same"
-                    ),
-                ),
-                code => self.notice(
-                    true,
-                    "CallFailed",
-                    format!(
-                        "{pods} could not be asked to shut down ({}); the call is repeated",
-                        in_words(code)
-                    ),
-                ),
+fn tell_calls(news: Vec<(String, String)>) -> Step {
+    let mut step = Step::default();
+    let mut by_code = BTreeMap::<String, Vec<String>>::new();
+    for (code, pod) in news {
+        by_code.entry(code).or_default().push(pod);
+    }
+    for (code, pods) in by_code {
+        let were = if pods.len() == 1 { "was" } else { "were" };
+        let pods = quorum::pods(&pods);
+        match code.as_str() {
+            code if is_delivered(code) => {
+                step.notice(false, "AppCalled", format!("{pods} {were} asked to shut down"));
             }
+            code if is_refused(code) => step.notice(
+                true,
+                "ShutdownServiceRefused",
+                format!(
+                    "{pods} answered {code} to the shutdown call: correct spec.shutdown.callOut.service (port, path); the removal waits all the same"
+                ),
+            ),
+            code => step.notice(
+                true,
+                "CallFailed",
+                format!(
+                    "{pods} could not be asked to shut down ({}); the call is repeated",
+                    in_words(code)
+                ),
+            ),
         }
     }
+    step
 }
 
 /// What came of a call that did not reach the app.

@@ -10,48 +10,57 @@
 //! | `ScaleToZero` | it is scaled to zero, likewise; scaled up again by somebody, it runs like any other |
 //! | `None` | only the status says it |
 
+use std::ops::ControlFlow::{self, Break, Continue};
+
 use serde_json::Value;
 
-use super::hook::{Plan, uid_of, whole};
+use super::hook::{Context, uid_of, whole};
 use super::pods;
 use super::quorum::{self, Said, Tally};
 use super::seen::Effect;
-use super::stopping::Rest;
+use super::step::Step;
+use super::stopping::StopProgress;
 use super::workload::Workload;
-use crate::api::HookKind;
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::kind::Stop;
 use crate::api::krake_hook::{CompleteAction, Quorum, QuorumPolicy};
 use crate::api::status::{
     AckResult, Acknowledgement, Completion, Outcome, Phase, Stopped, Trigger,
 };
+use crate::api::{HookKind, KrakeHookStatus};
 
-impl Plan<'_> {
-    /// Whether enough pods have said that the work is complete; noted the first time. An app may say
-    /// so in the middle of a removal, too.
-    pub(super) fn note_completion(&mut self, workload: &Workload) -> bool {
+impl Context<'_> {
+    /// Notes it the first time that enough pods have said that the work is complete. An app may say so
+    /// in the middle of a removal, too.
+    pub(super) fn note_completion(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+    ) -> Step {
         let uid = uid_of(&workload.metadata);
         let template = self.plain_template_hash(workload);
         let at_work = pods::at_work(self.seen, &uid);
-        self.note_completion_of(&uid, template, Some(&at_work))
+        self.note_completion_of(status, &uid, template, Some(&at_work))
     }
 
     /// The same for a workload that may be gone already; then nobody can be counted.
     pub(super) fn note_completion_of(
-        &mut self,
+        &self,
+        status: &mut KrakeHookStatus,
         uid: &str,
         template_hash: String,
         at_work: Option<&[String]>,
-    ) -> bool {
-        if self.status.completion.is_some() {
-            return true;
+    ) -> Step {
+        let mut step = Step::default();
+        if status.completion.is_some() {
+            return step;
         }
-        let tally = self.tally_of_completion(uid, at_work);
+        let tally = self.tally_of_completion(status, uid, at_work);
         if !tally.is_enough() {
-            return false;
+            return step;
         }
-        let action = self.promised_action(uid);
-        self.status.completion = Some(Completion {
+        let action = promised_action(status, uid);
+        status.completion = Some(Completion {
             workload_uid: uid.to_owned(),
             template_hash,
             at: whole(self.now),
@@ -66,72 +75,93 @@ impl Plan<'_> {
             "{} pod(s) said that the work is complete",
             tally.acknowledged
         );
-        let entry = self.entry(Outcome::Completed, &message);
-        self.remember(entry);
+        let entry = self.entry(status, Outcome::Completed, &message);
+        status.remember(entry);
         let next = match action {
             _ if at_work.is_none() => "the workload that said so is gone",
             CompleteAction::Delete => "the workload is deleted",
             CompleteAction::ScaleToZero => "the workload is scaled to zero",
             CompleteAction::None => "the workload is left as it is",
         };
-        self.notice(false, "Completed", format!("{message}; {next}"));
-        true
+        step.notice(false, "Completed", format!("{message}; {next}"));
+        step
     }
 
-    /// Takes the action of a completed workload. True if there is nothing else to be done now.
-    pub(super) fn completed(&mut self, workload: &Workload) -> bool {
-        if !self.note_completion(workload) {
-            self.tell_progress(workload);
-            return false;
-        }
-        let Some(done) = self.status.completion.clone() else {
-            return false;
+    /// Takes the action of a completed workload. Goes on if there is anything else to be done now.
+    pub(super) fn complete(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+    ) -> ControlFlow<Step, Step> {
+        let mut step = self.note_completion(status, workload);
+        let Some(done) = status.completion.clone() else {
+            step.join(self.tell_progress(status, workload));
+            return Continue(step);
         };
         let complete = self.seen.hook.spec.complete.as_ref();
         let shutdown_first = complete.is_some_and(|complete| complete.shutdown_first);
         match done.action {
             CompleteAction::None => {
-                self.report_completed(workload);
-                false
+                report_completed(workload, &mut step);
+                Continue(step)
             }
             CompleteAction::ScaleToZero if workload.traits().stop != Stop::Cannot => {
-                let rest = self.come_to_rest(workload, Trigger::Complete, shutdown_first);
-                if rest == Rest::Ended {
-                    return self.runs_again(workload, &done);
+                let (progress, scaled) =
+                    self.scale_down(status, workload, Trigger::Complete, shutdown_first);
+                step.join(scaled);
+                if progress == StopProgress::Ended {
+                    return match self.run_again(status, workload, &done) {
+                        Break(again) => Break(step.and(again)),
+                        Continue(again) => Continue(step.and(again)),
+                    };
                 }
-                if let Some(Stopped { because, .. }) = &mut self.status.stopped {
+                if let Some(Stopped { because, .. }) = &mut status.stopped {
                     // Whoever sets it back to `Running` does not mean what is complete.
                     *because = Trigger::Complete;
                 }
-                self.report_completed(workload);
-                rest == Rest::UnderWay
+                report_completed(workload, &mut step);
+                match progress {
+                    StopProgress::UnderWay => Break(step),
+                    StopProgress::Reached | StopProgress::Ended => Continue(step),
+                }
             }
             CompleteAction::Delete | CompleteAction::ScaleToZero => {
-                if shutdown_first && !self.has_been_asked(workload, Trigger::Complete) {
-                    self.report_completed(workload);
-                    return true;
+                if shutdown_first {
+                    match self.ask_before_rest(status, workload, Trigger::Complete) {
+                        Continue(answered) => step.join(answered),
+                        Break(asked) => {
+                            step.join(asked);
+                            report_completed(workload, &mut step);
+                            return Break(step);
+                        }
+                    }
                 }
-                self.report_completed(workload);
-                self.keep_armed(workload);
-                self.keep(ConditionType::Injected);
-                self.then.push(Effect::DeleteWorkload {
+                report_completed(workload, &mut step);
+                step.join(self.keep_armed(status, workload));
+                step.keep([ConditionType::Injected]);
+                step.then.push(Effect::DeleteWorkload {
                     uid: uid_of(&workload.metadata),
                 });
-                true
+                Break(step)
             }
         }
     }
 
     /// What people read of a workload that is complete and stays, once the rest is as it should be.
-    pub(super) fn report_completion(&mut self, workload: &Workload) {
-        let all_well = matches!(self.status.phase, Some(Phase::Armed | Phase::Ready));
-        let done = self.status.completion.as_ref();
+    pub(super) fn report_completion(
+        &self,
+        status: &KrakeHookStatus,
+        workload: &Workload,
+        step: &mut Step,
+    ) {
+        let all_well = step.is_at(&[Phase::Armed, Phase::Ready]);
+        let done = status.completion.as_ref();
         let (true, Some(action)) = (all_well, done.map(|done| done.action)) else {
             return;
         };
-        self.status.phase = Some(Phase::Completed);
+        step.phase(Phase::Completed);
         if action == CompleteAction::ScaleToZero {
-            self.find(Finding::yes(
+            step.find(Finding::yes(
                 ConditionType::Ready,
                 Reason::Complete,
                 format!("{} ran to completion, and is at zero", workload.name()),
@@ -139,69 +169,57 @@ impl Plan<'_> {
         }
     }
 
-    /// While the app is asked before, or the workload is on its way, that stands in `Ready` and in the
-    /// phase; and what the API server refuses.
-    fn report_completed(&mut self, workload: &Workload) {
-        let message = format!("{} ran to completion", workload.name());
-        self.find(Finding::yes(
-            ConditionType::Completed,
-            Reason::Complete,
-            message.clone(),
-        ));
-        let said = self.findings.contains_key(&ConditionType::Ready);
-        if said {
-            return;
-        }
-        self.status.phase = Some(Phase::Completed);
-        self.find(Finding::yes(
-            ConditionType::Ready,
-            Reason::Complete,
-            message,
-        ));
-    }
-
     /// Somebody has scaled a completed workload up again. What was said before is about the run
     /// before; once it is pruned, the new run is like any other.
-    fn runs_again(&mut self, workload: &Workload, done: &Completion) -> bool {
-        let old: Vec<(String, Value)> = self
-            .status
+    fn run_again(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        done: &Completion,
+    ) -> ControlFlow<Step, Step> {
+        let mut step = Step::default();
+        let old: Vec<(String, Value)> = status
             .acknowledgements
             .iter()
             .filter(|(key, ack)| is_of_run(key, ack, done))
             .filter_map(|(key, ack)| Some((key.clone(), serde_json::to_value(ack).ok()?)))
             .collect();
         if !old.is_empty() {
-            self.then.push(Effect::Prune(old));
-            self.report_completed(workload);
-            self.keep_armed(workload);
-            self.keep(ConditionType::Injected);
-            self.keep(ConditionType::CertificateReady);
-            return true;
+            step.then.push(Effect::Prune(old));
+            report_completed(workload, &mut step);
+            step.join(self.keep_armed(status, workload));
+            step.keep([ConditionType::Injected, ConditionType::CertificateReady]);
+            return Break(step);
         }
         let message = format!(
             "this work ran to completion at {}; the workload was scaled up again and runs like any other",
             done.at.0
         );
-        self.notice(false, "RunsAgain", message.clone());
-        self.find(Finding::yes(
+        step.notice(false, "RunsAgain", message.clone());
+        step.find(Finding::yes(
             ConditionType::Completed,
             Reason::Complete,
             message,
         ));
-        self.status.completion = None;
-        self.status.stopped = None;
-        false
+        status.completion = None;
+        status.stopped = None;
+        Continue(step)
     }
 
-    fn tally_of_completion(&self, uid: &str, at_work: Option<&[String]>) -> Tally {
+    fn tally_of_completion(
+        &self,
+        status: &KrakeHookStatus,
+        uid: &str,
+        at_work: Option<&[String]>,
+    ) -> Tally {
         let of_this = |ack: &Acknowledgement| ack.workload_uid == uid;
-        let said = Said::of(&self.status.acknowledgements, HookKind::Complete, of_this);
+        let said = Said::of(&status.acknowledgements, HookKind::Complete, of_this);
         let promised = |ack: &&Acknowledgement| {
             ack.workload_uid == uid
                 && ack.result == AckResult::Success
                 && matches!(ack.policy, None | Some(QuorumPolicy::Any))
         };
-        let by_itself = self.completions().filter(promised).count() > 0;
+        let by_itself = completions(status).filter(promised).count() > 0;
         let complete = self.seen.hook.spec.complete.as_ref();
         let quorum = match (by_itself, complete) {
             (true, _) => Quorum::default(),
@@ -224,46 +242,58 @@ impl Plan<'_> {
     }
 
     /// How far it is, and who has failed.
-    fn tell_progress(&mut self, workload: &Workload) {
+    fn tell_progress(&self, status: &KrakeHookStatus, workload: &Workload) -> Step {
+        let mut step = Step::default();
         let uid = uid_of(&workload.metadata);
         let about = |ack: &Acknowledgement| ack.workload_uid == uid;
-        let said = Said::of(&self.status.acknowledgements, HookKind::Complete, about);
-        let again = self.findings.contains_key(&ConditionType::Completed);
-        if again || (said.success.is_empty() && said.failure.is_empty()) {
-            return;
+        let said = Said::of(&status.acknowledgements, HookKind::Complete, about);
+        if said.success.is_empty() && said.failure.is_empty() {
+            return step;
         }
         let at_work = pods::at_work(self.seen, &uid);
         let name_of = |uid: &str| pods::name_of(self.seen, uid);
-        let tally = self.tally_of_completion(&uid, Some(&at_work));
+        let tally = self.tally_of_completion(status, &uid, Some(&at_work));
         let words = tally.in_words("said that the work is complete", name_of);
         let words = [words, quorum::failures(&said, name_of)];
         let words: Vec<String> = words.into_iter().flatten().collect();
-        self.find(Finding::no(
+        step.suggest(Finding::no(
             ConditionType::Completed,
             Reason::AwaitingAcknowledgement,
             words.join("; "),
         ));
-    }
-
-    /// What the spec asked for when the newest of them was taken.
-    fn promised_action(&self, uid: &str) -> CompleteAction {
-        let counted = self
-            .completions()
-            .filter(|ack| ack.workload_uid == uid && ack.result == AckResult::Success);
-        let newest = counted.max_by_key(|ack| ack.at.0);
-        newest.and_then(|ack| ack.action).unwrap_or_default()
-    }
-
-    fn completions(&self) -> impl Iterator<Item = &Acknowledgement> {
-        let all = self.status.acknowledgements.iter();
-        all.filter(|(key, _)| is_completion(key))
-            .map(|(_, ack)| ack)
+        step
     }
 
     fn pods_of_the_hook(&self) -> Vec<String> {
         let pods = self.seen.pods.iter();
         pods.filter_map(|pod| pod.metadata.uid.clone()).collect()
     }
+}
+
+/// While the app is asked before, or the workload is on its way, that stands in `Ready` and in the phase;
+/// and what the API server refuses.
+fn report_completed(workload: &Workload, step: &mut Step) {
+    let message = format!("{} ran to completion", workload.name());
+    let complete = |kind| Finding::yes(kind, Reason::Complete, message.clone());
+    step.find(complete(ConditionType::Completed));
+    if !step.finds(ConditionType::Ready) {
+        step.phase(Phase::Completed);
+        step.find(complete(ConditionType::Ready));
+    }
+}
+
+/// What the spec asked for when the newest of them was taken.
+fn promised_action(status: &KrakeHookStatus, uid: &str) -> CompleteAction {
+    let counted = completions(status)
+        .filter(|ack| ack.workload_uid == uid && ack.result == AckResult::Success);
+    let newest = counted.max_by_key(|ack| ack.at.0);
+    newest.and_then(|ack| ack.action).unwrap_or_default()
+}
+
+fn completions(status: &KrakeHookStatus) -> impl Iterator<Item = &Acknowledgement> {
+    let all = status.acknowledgements.iter();
+    all.filter(|(key, _)| is_completion(key))
+        .map(|(_, ack)| ack)
 }
 
 fn is_completion(key: &str) -> bool {

@@ -2,54 +2,71 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::hook::Plan;
+use super::hook::Context;
 use super::inject::{self, Injection};
 use super::pods;
 use super::seen::{Effect, Refusal};
 use super::service;
+use super::step::Step;
 use super::trouble::{self, Found, Trouble, Weight};
 use super::workload::{Pace, Workload};
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::kind::Change;
-use crate::api::names;
 use crate::api::status::Phase;
+use crate::api::{KrakeHookStatus, names};
 
 /// So many injections into one workload within some minutes are a quarrel.
 const CONTESTED_AFTER: usize = 4;
 
-impl Plan<'_> {
-    pub(super) fn inject(&mut self, workload: &Workload, injection: &Injection, wants_hold: bool) {
+impl Context<'_> {
+    pub(super) fn inject(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        injection: &Injection,
+        wants_hold: bool,
+    ) -> Step {
         let change = change(workload, injection, wants_hold);
         let in_place = change.is_none();
-        if let Some(change) = change.clone().filter(|_| self.was_rejected()) {
-            return self.try_again(workload, change);
+        if let Some(change) = change.clone().filter(|_| self.was_rejected(status)) {
+            return self.try_again(status, workload, change);
         }
-        if !wants_hold {
-            self.disarm();
-        }
+        let mut step = match wants_hold {
+            true => Step::default(),
+            false => self.disarm(),
+        };
         if let Some(change) = change {
-            match self.contested(workload) {
-                Some(at) => self.look_again_at(at),
-                None => self.then.push(change),
+            let (pause, contested) = self.contested(workload);
+            step.join(contested);
+            match pause {
+                Some(at) => step.look_again_at(at),
+                None => step.then.push(change),
             }
         }
-        let service = self.call_out(workload);
+        let (service, remembered) = self.call_out(status, workload);
+        step.join(remembered);
         let Found { trouble, due } = match in_place {
             true => trouble::look(self.seen, workload, injection, self.now),
             false => Found::default(),
         };
-        let injected = in_place && self.report_injected(workload, injection, trouble.as_ref());
+        let injected = in_place
+            && self.report_injected(status, workload, injection, trouble.as_ref(), &mut step);
         if let Some(due) = due.filter(|_| !injected) {
-            self.look_again_at(due);
+            step.look_again_at(due);
         }
         // Of pods that had it once, only what keeps a container from starting may be for want of ours.
         let trouble = trouble.filter(|it| !injected || it.weight == Weight::AtStart);
-        let armed = !wants_hold || (self.arm(workload) && injected);
-        let was_armed = condition::is_true(&self.status.conditions, ConditionType::Armed);
+        let mut armed = !wants_hold;
         if wants_hold {
-            let message = "finalizer, guards and canary are in place; a removal will wait";
-            self.find(if armed {
-                Finding::yes(ConditionType::Armed, Reason::InPlace, message)
+            let (in_place, arming) = self.arm(workload);
+            step.join(arming);
+            armed = in_place && injected;
+            step.find(if armed {
+                Finding::yes(
+                    ConditionType::Armed,
+                    Reason::InPlace,
+                    "finalizer, guards and canary are in place; a removal will wait",
+                )
             } else {
                 Finding::no(
                     ConditionType::Armed,
@@ -57,20 +74,20 @@ impl Plan<'_> {
                     "not everything that makes a removal wait is in place yet",
                 )
             });
-        }
-        if armed && wants_hold && !was_armed {
-            self.notice(false, "Armed", "a removal of the workload will wait");
+            if armed && !condition::is_true(&status.conditions, ConditionType::Armed) {
+                step.notice(false, "Armed", "a removal of the workload will wait");
+            }
         }
         let ready = injected && armed;
         if let Some(trouble) = &trouble {
-            self.tell_trouble(trouble);
+            tell_trouble(status, trouble, &mut step);
         }
-        self.status.phase = Some(match (ready, wants_hold) {
+        step.phase(match (ready, wants_hold) {
             (true, true) => Phase::Armed,
             (true, false) => Phase::Ready,
             (false, _) => Phase::Injecting,
         });
-        self.find(match (ready, trouble, service) {
+        step.find(match (ready, trouble, service) {
             (_, Some(trouble), _) => {
                 Finding::no(ConditionType::Ready, trouble.reason, trouble.message)
             }
@@ -88,7 +105,7 @@ impl Plan<'_> {
                 } else {
                     ""
                 };
-                let others = match &self.status.call_out {
+                let others = match &status.call_out {
                     Some(call_out) if wants_hold && !service::selects(call_out, workload) => {
                         "; the Service selects other pods than the workload's, and they are called"
                     }
@@ -98,56 +115,49 @@ impl Plan<'_> {
                 Finding::yes(ConditionType::Ready, Reason::AsSpecified, message)
             }
             (false, None, _) => {
-                let (reason, message) = self.why_not_injected(workload, injected, in_place);
+                let (reason, message) = why_not_injected(workload, injected, in_place);
                 Finding::no(ConditionType::Ready, reason, message)
             }
         });
+        step
     }
 
     /// What the API server has just said to our change of the workload; it is tried again later.
-    pub(super) fn rejection(&mut self) -> Option<String> {
+    pub(super) fn rejection(&self) -> Option<String> {
         let Some(Refusal::InjectionRejected { message }) = &self.seen.refusal else {
             return None;
         };
-        self.look_again_after_refusal();
         Some(format!("the API server refuses the change: {message}"))
     }
 
-    pub(super) fn was_rejected(&self) -> bool {
-        let before = &self.status.conditions;
-        condition::is_because(before, ConditionType::Ready, Reason::Rejected)
+    pub(super) fn was_rejected(&self, status: &KrakeHookStatus) -> bool {
+        condition::is_because(&status.conditions, ConditionType::Ready, Reason::Rejected)
     }
 
     /// The API server has refused the change before. Until it takes it, what people were told
     /// stays: to take it back before each attempt would wake the next attempt, without end.
-    pub(super) fn try_again(&mut self, workload: &Workload, change: Effect) {
-        self.guard_dependents(workload);
-        self.keep_armed(workload);
-        self.keep_told();
-        self.then.push(change);
+    fn try_again(&self, status: &KrakeHookStatus, workload: &Workload, change: Effect) -> Step {
+        let mut step = self.guard_dependents(workload).missing;
+        step.join(self.keep_armed(status, workload));
+        step.keep_told();
+        step.then.push(change);
+        step
     }
 
-    /// Keeps what people were told before, whatever was found since.
-    pub(super) fn keep_told(&mut self) {
-        self.status.phase = None;
-        for kind in [ConditionType::Ready, ConditionType::Injected] {
-            self.findings.remove(&kind);
-            self.keep(kind);
-        }
-    }
-
-    /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly.
-    pub(super) fn contested(&mut self, workload: &Workload) -> Option<Timestamp> {
+    /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly; until
+    /// when it waits, if it does.
+    fn contested(&self, workload: &Workload) -> (Option<Timestamp>, Step) {
+        let mut step = Step::default();
         let lately = &self.seen.injections;
         let (Some(last), true) = (lately.last(), lately.len() >= CONTESTED_AFTER) else {
-            return None;
+            return (None, step);
         };
         let doublings = u32::try_from(lately.len() - CONTESTED_AFTER)
             .unwrap_or(8)
             .min(6);
         let pause = SignedDuration::from_secs(5_i64 << doublings);
         let other = inject::last_other_manager(workload).unwrap_or_else(|| "unknown".into());
-        self.find(Finding::yes(
+        step.find(Finding::yes(
             ConditionType::InjectionContested,
             Reason::Contested,
             format!(
@@ -159,79 +169,20 @@ impl Plan<'_> {
             ),
         ));
         let at = *last + pause;
-        (self.now < at).then_some(at)
+        ((self.now < at).then_some(at), step)
     }
 
-    pub(super) fn why_not_injected(
+    /// Says whether pods have what is injected.
+    fn report_injected(
         &self,
-        workload: &Workload,
-        injected: bool,
-        in_place: bool,
-    ) -> (Reason, String) {
-        if injected {
-            return (
-                Reason::Arming,
-                "not everything that makes a removal wait is in place yet".into(),
-            );
-        }
-        let name = workload.name();
-        // Before that, a pod that somebody deletes as told comes back as it was.
-        if !in_place || !workload.is_observed() {
-            return (
-                Reason::RollingOut,
-                format!("{workload}: its controller makes no pods of the present template yet"),
-            );
-        }
-        if workload.traits().change == Change::NewPodsOnly {
-            return (
-                Reason::PodsNotReplaced,
-                format!(
-                    "{workload} replaces no running pod, and only new ones get what was injected: delete the others one by one"
-                ),
-            );
-        }
-        match workload.pace {
-            Pace::Paused => (
-                Reason::RolloutPaused,
-                format!(
-                    "{workload} is paused: no pod gets what was injected; `kubectl rollout resume deployment {name}`"
-                ),
-            ),
-            Pace::OnDelete => (
-                Reason::OnDelete,
-                format!(
-                    "{workload} has updateStrategy OnDelete: a running pod does not get what was injected; delete its pods one by one, or set updateStrategy RollingUpdate"
-                ),
-            ),
-            Pace::Partition(partition) => (
-                Reason::Partitioned,
-                format!(
-                    "{workload} has a partition of {partition}: pods below it do not get what was injected; lower updateStrategy.rollingUpdate.partition to 0"
-                ),
-            ),
-            Pace::Rolling => (
-                Reason::RollingOut,
-                format!("{workload}: pods without the present injection still run"),
-            ),
-        }
-    }
-
-    /// Once: what the condition said before tells whether it is known.
-    fn tell_trouble(&mut self, trouble: &Trouble) {
-        let before = condition::find(&self.status.conditions, ConditionType::Ready);
-        if before.is_none_or(|before| before.reason != trouble.reason.as_str()) {
-            self.notice(true, trouble.reason.as_str(), trouble.message.clone());
-        }
-    }
-
-    pub(super) fn report_injected(
-        &mut self,
+        status: &KrakeHookStatus,
         workload: &Workload,
         injection: &Injection,
         trouble: Option<&Trouble>,
+        step: &mut Step,
     ) -> bool {
         if !workload.is_changeable() {
-            self.find(Finding::no(
+            step.find(Finding::no(
                 ConditionType::Injected,
                 Reason::TemplateImmutable,
                 self.where_to_read(workload),
@@ -239,7 +190,7 @@ impl Plan<'_> {
             return true;
         }
         let (current, all) = pods::injected(self.seen, workload, &injection.stamp);
-        let before = condition::is_true(&self.status.conditions, ConditionType::Injected);
+        let before = condition::is_true(&status.conditions, ConditionType::Injected);
         // A `Recreate` passes through no pod at all.
         let begun = all > 0 || workload.pods.desired == 0;
         // The first time, the workload's controller must have seen the new template: before that,
@@ -256,13 +207,13 @@ impl Plan<'_> {
             (true, _) => !pods::any_without(self.seen, &injection.stamp),
             (false, _) => begun && counted && current >= all,
         };
-        self.find(if injected {
+        step.find(if injected {
             let message = format!("{current} pods have token, URL and certificate");
             Finding::yes(ConditionType::Injected, Reason::InPlace, message)
         } else {
             let (reason, why) = match trouble {
                 Some(trouble) => (trouble.reason, trouble.message.clone()),
-                None => self.why_not_injected(workload, false, true),
+                None => why_not_injected(workload, false, true),
             };
             let message = format!("{current} of {all} pods have token, URL and certificate; {why}");
             Finding::no(ConditionType::Injected, reason, message)
@@ -277,4 +228,61 @@ fn change(workload: &Workload, injection: &Injection, hold: bool) -> Option<Effe
     let apply = || Effect::ApplyInjection(injection.patch(workload, hold));
     let leftovers = injection.remove_leftovers(workload, hold);
     leftovers.or_else(|| (!injection.is_in_place(workload, hold)).then(apply))
+}
+
+/// Once: what the condition said before tells whether it is known.
+fn tell_trouble(status: &KrakeHookStatus, trouble: &Trouble, step: &mut Step) {
+    let before = condition::find(&status.conditions, ConditionType::Ready);
+    if before.is_none_or(|before| before.reason != trouble.reason.as_str()) {
+        step.notice(true, trouble.reason.as_str(), trouble.message.clone());
+    }
+}
+
+fn why_not_injected(workload: &Workload, injected: bool, in_place: bool) -> (Reason, String) {
+    if injected {
+        return (
+            Reason::Arming,
+            "not everything that makes a removal wait is in place yet".into(),
+        );
+    }
+    let name = workload.name();
+    // Before that, a pod that somebody deletes as told comes back as it was.
+    if !in_place || !workload.is_observed() {
+        return (
+            Reason::RollingOut,
+            format!("{workload}: its controller makes no pods of the present template yet"),
+        );
+    }
+    if workload.traits().change == Change::NewPodsOnly {
+        return (
+            Reason::PodsNotReplaced,
+            format!(
+                "{workload} replaces no running pod, and only new ones get what was injected: delete the others one by one"
+            ),
+        );
+    }
+    match workload.pace {
+        Pace::Paused => (
+            Reason::RolloutPaused,
+            format!(
+                "{workload} is paused: no pod gets what was injected; `kubectl rollout resume deployment {name}`"
+            ),
+        ),
+        Pace::OnDelete => (
+            Reason::OnDelete,
+            format!(
+                "{workload} has updateStrategy OnDelete: a running pod does not get what was injected; delete its pods one by one, or set updateStrategy RollingUpdate"
+            ),
+        ),
+        Pace::Partition(partition) => (
+            Reason::Partitioned,
+            format!(
+                "{workload} has a partition of {partition}: pods below it do not get what was injected; lower updateStrategy.rollingUpdate.partition to 0"
+            ),
+        ),
+        Pace::Rolling => (
+            Reason::RollingOut,
+            format!("{workload}: pods without the present injection still run"),
+        ),
+    }
 }

@@ -6,6 +6,8 @@
 //! - [`seen`]: what a decision is made from, and the effects it can have;
 //! - [`workload`]: a workload of any kind, as far as a decision asks;
 //! - [`hook`]: the whole decision about one hook and its workload, in reading order;
+//! - [`situation`]: where they stand; [`step`]: what follows from that, and what comes of several steps;
+//! - [`absent`]: the workload is not there, or belongs to another hook;
 //! - [`inject`]: what goes into a pod template, and how it is taken out again;
 //! - [`presence`]: the workload is there: [`providing`], [`injecting`], [`arming`];
 //! - [`guarding`]: what nobody guards yet, ahead of the rest;
@@ -33,6 +35,7 @@
 //! - [`authority_status`]: what people are shown of that;
 //! - [`lease`]: which replica leads.
 
+mod absent;
 pub mod ack;
 pub mod arming;
 pub mod asking;
@@ -64,6 +67,8 @@ pub mod removal;
 pub mod requests;
 pub mod seen;
 pub mod service;
+mod situation;
+mod step;
 pub mod stopping;
 pub mod strays;
 pub mod trouble;

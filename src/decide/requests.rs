@@ -20,11 +20,14 @@
 //! its id tells how often this workload has been asked before, so that two processes that open it, and
 //! one that opens it twice, ask once.
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::hook::{Plan, uid_of, whole};
+use super::hook::{Context, uid_of, whole};
 use super::pods;
+use super::step::Step;
 use super::workload::Workload;
+use crate::api::KrakeHookStatus;
 use crate::api::krake_hook::CallOutMode;
 use crate::api::status::{Outcome, RequestState, Scope, ShutdownRequest, Terms, Trigger};
 
@@ -46,20 +49,20 @@ fn serves(
     }
 }
 
-impl Plan<'_> {
+impl Context<'_> {
     /// The request that counts for this purpose, if there is one.
-    pub(super) fn request_for(
+    pub(super) fn request_for<'a>(
         &self,
+        status: &'a KrakeHookStatus,
         workload: &Workload,
         purpose: Trigger,
-    ) -> Option<&ShutdownRequest> {
+    ) -> Option<&'a ShutdownRequest> {
         let uid = uid_of(&workload.metadata);
-        let request = self.status.workload_request();
+        let request = status.workload_request();
         let request = request.filter(|request| request.workload_uid == uid)?;
-        let done = self.status.completion.as_ref();
-        let is_about_these_pods = done
-            .is_some_and(|done| done.request.as_ref() == Some(&request.id))
-            && !self.others_run(&uid, request);
+        let done = status.completion.as_ref();
+        let linked = done.is_some_and(|done| done.request.as_ref() == Some(&request.id));
+        let is_about_these_pods = linked && !self.others_run(&uid, request);
         serves(request.state, request.trigger, purpose, is_about_these_pods).then_some(request)
     }
 
@@ -70,35 +73,37 @@ impl Plan<'_> {
     }
 
     /// An open request serves whatever comes next.
-    pub(super) fn take_for(&mut self, workload: &Workload, purpose: Trigger) {
-        let Some(request) = self.request_for(workload, purpose) else {
-            return;
-        };
-        if request.state == RequestState::Closed {
-            return;
-        }
-        let id = request.id.clone();
-        self.change_request(|request| request.trigger = purpose);
-        self.link_completion(purpose, id);
-    }
-
-    fn link_completion(&mut self, purpose: Trigger, id: String) {
-        if let (Trigger::Complete, Some(done)) = (purpose, &mut self.status.completion) {
-            done.request = Some(id);
+    pub(super) fn take_for(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        purpose: Trigger,
+    ) {
+        let request = self.request_for(status, workload, purpose);
+        let open = request.filter(|request| request.state == RequestState::Open);
+        if let Some(id) = open.map(|request| request.id.clone()) {
+            status.change_request(|request| request.trigger = purpose);
+            link_completion(status, purpose, id);
         }
     }
 
     /// Opens a request in the place of the one before.
-    pub(super) fn begin(&mut self, workload: &Workload, purpose: Trigger, terms: Terms) {
+    pub(super) fn begin(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        purpose: Trigger,
+        terms: Terms,
+    ) {
         let uid = uid_of(&workload.metadata);
         let pods = pods::to_ask(self.seen, &uid);
-        let last = self.status.workload_request();
+        let last = status.workload_request();
         let ordinal = last
             .filter(|last| last.workload_uid == uid)
             .map_or(0, |last| last.ordinal + 1);
         let id = request_id(&uid, purpose, ordinal);
-        self.link_completion(purpose, id.clone());
-        self.status.set_workload_request(Some(ShutdownRequest {
+        link_completion(status, purpose, id.clone());
+        status.set_workload_request(Some(ShutdownRequest {
             id,
             scope: Scope::Workload,
             state: RequestState::Open,
@@ -145,66 +150,80 @@ impl Plan<'_> {
 
     /// Closes the request for this purpose, with a record also where nobody had to be asked.
     pub(super) fn close_for(
-        &mut self,
+        &self,
+        status: &mut KrakeHookStatus,
         workload: &Workload,
         purpose: Trigger,
         outcome: Outcome,
         message: &str,
-    ) {
-        if self.request_for(workload, purpose).is_none() {
-            self.begin(workload, purpose, self.terms());
+    ) -> Step {
+        if self.request_for(status, workload, purpose).is_none() {
+            self.begin(status, workload, purpose, self.terms());
         }
-        self.close_open(outcome, message);
+        self.close_open(status, outcome, message)
     }
 
     /// Closes the request, if it is open.
-    pub(super) fn close_open(&mut self, outcome: Outcome, message: &str) {
-        let Some(request) = self.status.workload_request() else {
-            return;
+    pub(super) fn close_open(
+        &self,
+        status: &mut KrakeHookStatus,
+        outcome: Outcome,
+        message: &str,
+    ) -> Step {
+        let mut step = Step::default();
+        let request = status.workload_request();
+        let Some(request) = request.filter(|request| request.state == RequestState::Open) else {
+            return step;
         };
-        if request.state == RequestState::Closed {
-            return;
-        }
         let aim = aim(request.trigger);
-        let message = &match outcome {
+        let message = match outcome {
             Outcome::TimedOut | Outcome::Skipped | Outcome::NamespaceTerminating => {
-                self.with_fault(message.to_owned())
+                self.with_fault(status, message.to_owned())
             }
             _ => message.to_owned(),
         };
-        self.change_request(|request| close(request, outcome, message));
+        status.change_request(|request| close(request, outcome, &message));
         // A completion is in the history since the app said so.
         if outcome != Outcome::Completed {
-            let entry = self.entry(outcome, message);
-            self.remember(entry);
+            let entry = self.entry(status, outcome, &message);
+            status.remember(entry);
         }
         let warning = matches!(outcome, Outcome::TimedOut | Outcome::NamespaceTerminating);
         let note = match outcome {
-            Outcome::Cancelled => message.to_owned(),
+            Outcome::Cancelled => message,
             _ => format!("{aim} goes on: {message}"),
         };
-        self.notice(warning, outcome.as_str(), note);
+        step.notice(warning, outcome.as_str(), note);
+        step
     }
+}
 
+impl KrakeHookStatus {
+    /// Changes the request that is about the whole workload, if there is one.
     pub(super) fn change_request(&mut self, change: impl FnOnce(&mut ShutdownRequest)) {
-        if let Some(request) = self.status.workload_request_mut() {
+        if let Some(request) = self.workload_request_mut() {
             change(request);
         }
     }
 
     /// What `kubectl get` shows of all requests: how many are open, and when the first of them ends. A
     /// deadline that has passed is that of a request that waits for ever.
-    pub(super) fn sum_up_requests(&mut self) {
-        let open = || {
-            let all = self.status.requests.values();
-            all.filter(|request| request.state == RequestState::Open)
-        };
-        let count = i64::try_from(open().count()).unwrap_or(i64::MAX);
-        let deadlines = open().filter_map(|request| request.deadline.as_ref());
-        let nearest = deadlines.filter(|at| at.0 > self.now).min_by_key(|at| at.0);
-        let nearest = nearest.cloned();
-        self.status.open_requests = (count > 0).then_some(count);
-        self.status.deadline = nearest;
+    pub(super) fn sum_up_requests(&mut self, now: Timestamp) {
+        let all = self.requests.values();
+        let open: Vec<_> = all
+            .filter(|request| request.state == RequestState::Open)
+            .collect();
+        let count = i64::try_from(open.len()).unwrap_or(i64::MAX);
+        let deadlines = open.iter().filter_map(|request| request.deadline.as_ref());
+        let to_come = deadlines.filter(|deadline| deadline.0 > now);
+        self.deadline = to_come.min_by_key(|deadline| deadline.0).cloned();
+        self.open_requests = (count > 0).then_some(count);
+    }
+}
+
+fn link_completion(status: &mut KrakeHookStatus, purpose: Trigger, id: String) {
+    if let (Trigger::Complete, Some(done)) = (purpose, &mut status.completion) {
+        done.request = Some(id);
     }
 }
 

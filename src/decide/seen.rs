@@ -340,9 +340,10 @@ pub enum Fact {
 }
 
 /// When to look again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Next {
     /// When something changes.
+    #[default]
     AwaitChange,
     /// At this time, or when something changes.
     At(Timestamp),

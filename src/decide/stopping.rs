@@ -26,21 +26,32 @@
 //! have acknowledged, and else says whom it leaves behind.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow::{self, Break, Continue};
 
 use jiff::SignedDuration;
 
-use super::hook::{Plan, uid_of, whole};
+use super::asking::said_to;
+use super::hook::{Context, uid_of, whole};
 use super::pods;
 use super::seen::{Effect, Refusal};
+use super::step::Step;
 use super::workload::Workload;
+use crate::api::KrakeHookStatus;
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::kind::Stop;
 use crate::api::krake_hook::State;
 use crate::api::status::{Outcome, Phase, RequestState, ShutdownRequest, Stopped, Trigger};
 
+/// What is not looked at while a workload is scaled.
+const WHILE_SCALED: [ConditionType; 3] = [
+    ConditionType::Injected,
+    ConditionType::CertificateReady,
+    ConditionType::Armed,
+];
+
 /// How far a workload is that is to come to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum StopProgress {
     /// The app is asked, or the workload is being scaled.
     UnderWay,
     /// It is at zero.
@@ -49,98 +60,113 @@ pub(super) enum Rest {
     Ended,
 }
 
-impl Plan<'_> {
-    /// What `spec.state` asks for. True if there is nothing else to be done now.
-    pub(super) fn settle_state(&mut self, workload: &Workload) -> bool {
+impl Context<'_> {
+    /// What `spec.state` asks for. Goes on if there is anything else to be done now.
+    pub(super) fn settle_state(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+    ) -> ControlFlow<Step, Step> {
         let wanted =
             self.seen.hook.spec.state == State::Stopped && workload.traits().stop != Stop::Cannot;
-        let record = self.record_of(workload).cloned();
+        let record = record_of(status, workload).cloned();
         match (wanted, record) {
-            (false, None) if self.has_stop_been_acknowledged(workload) => {
-                self.come_to_rest(workload, Trigger::Stop, true) == Rest::UnderWay
+            (false, None) if !self.has_stop_been_acknowledged(status, workload) => {
+                let why = "spec.state is Running again: the workload is not stopped";
+                Continue(self.cancel_stop(status, why))
             }
-            (false, None) => {
-                self.cancel_stop("spec.state is Running again: the workload is not stopped");
-                false
-            }
-            (false, Some(record)) if record.because != Trigger::Stop => false,
-            (false, Some(record)) if record.at.is_some() => self.resume(workload, &record),
-            _ => self.come_to_rest(workload, Trigger::Stop, true) == Rest::UnderWay,
+            (false, Some(record)) if record.because != Trigger::Stop => Continue(Step::default()),
+            (false, Some(record)) if record.at.is_some() => self.resume(status, workload, &record),
+            _ => until_reached(self.scale_down(status, workload, Trigger::Stop, true)),
         }
     }
 
     /// Leads a workload to zero, step by step.
-    pub(super) fn come_to_rest(
-        &mut self,
+    pub(super) fn scale_down(
+        &self,
+        status: &mut KrakeHookStatus,
         workload: &Workload,
         because: Trigger,
         ask: bool,
-    ) -> Rest {
+    ) -> (StopProgress, Step) {
         let new = |at| Stopped {
             workload_uid: uid_of(&workload.metadata),
             because,
             replicas: workload.replicas(),
             at,
         };
-        let Some(record) = self.record_of(workload).cloned() else {
+        let mut step = Step::default();
+        let Some(record) = record_of(status, workload).cloned() else {
             if workload.stopped {
-                if self.is_stop_acknowledged(workload) {
-                    self.close_open(Outcome::Acknowledged, "and the workload is at zero already");
+                if self.is_stop_acknowledged(status, workload) {
+                    let why = "and the workload is at zero already";
+                    step.join(self.close_open(status, Outcome::Acknowledged, why));
                 }
-                self.cancel_stop("the workload is at zero already");
-                self.status.stopped = Some(new(Some(whole(self.now))));
-                return Rest::Reached;
+                step.join(self.cancel_stop(status, "the workload is at zero already"));
+                status.stopped = Some(new(Some(whole(self.now))));
+                return (StopProgress::Reached, step);
             }
-            if ask && !self.has_been_asked(workload, because) {
-                return Rest::UnderWay;
+            if ask {
+                match self.ask_before_rest(status, workload, because) {
+                    Break(asked) => return (StopProgress::UnderWay, asked),
+                    Continue(answered) => step.join(answered),
+                }
             }
-            self.status.stopped = Some(new(None));
-            self.scale_to_zero(workload);
-            return Rest::UnderWay;
+            status.stopped = Some(new(None));
+            step.join(self.scale_to_zero(status, workload));
+            return (StopProgress::UnderWay, step);
         };
         match (workload.stopped, record.at) {
             (true, None) => {
                 let had = record.replicas.map_or_else(String::new, |replicas| {
                     format!("; it had {replicas} replicas")
                 });
-                self.notice(false, "Stopped", format!("the workload is stopped{had}"));
-                if let Some(record) = &mut self.status.stopped {
+                step.notice(false, "Stopped", format!("the workload is stopped{had}"));
+                if let Some(record) = &mut status.stopped {
                     record.at = Some(whole(self.now));
                 }
-                Rest::Reached
+                (StopProgress::Reached, step)
             }
-            (true, Some(_)) => Rest::Reached,
+            (true, Some(_)) => (StopProgress::Reached, step),
             (false, None) => {
-                if let Some(record) = &mut self.status.stopped {
+                if let Some(record) = &mut status.stopped {
                     record.replicas = workload.replicas();
                 }
-                self.scale_to_zero(workload);
-                Rest::UnderWay
+                step.join(self.scale_to_zero(status, workload));
+                (StopProgress::UnderWay, step)
             }
-            (false, Some(_)) => Rest::Ended,
+            (false, Some(_)) => (StopProgress::Ended, step),
         }
     }
 
-    /// A stop that goes on no longer: the hook is to go, or to keep out. True while there is something
-    /// to be done that was promised.
-    pub(super) fn abandon_stop(&mut self, workload: &Workload, why: &str) -> bool {
-        if let Some(record) = self.record_of(workload).cloned() {
+    /// A stop that goes on no longer: the hook is to go, or to keep out. Does not go on while there is
+    /// something to be done that was promised.
+    pub(super) fn abandon_stop(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        why: &str,
+    ) -> ControlFlow<Step, Step> {
+        if let Some(record) = record_of(status, workload).cloned() {
             if record.because != Trigger::Stop {
-                return false;
+                return Continue(Step::default());
             }
             if record.at.is_none() {
-                return self.come_to_rest(workload, Trigger::Stop, false) == Rest::UnderWay;
+                return until_reached(self.scale_down(status, workload, Trigger::Stop, false));
             }
-            let wanted = self.seen.hook.spec.state == State::Stopped;
-            return !wanted && self.resume(workload, &record);
+            return match self.seen.hook.spec.state {
+                State::Stopped => Continue(Step::default()),
+                State::Running => self.resume(status, workload, &record),
+            };
         }
-        if self.is_stop_acknowledged(workload) {
+        if self.is_stop_acknowledged(status, workload) {
             let message = format!("the app has shut down before {why}");
-            self.close_open(Outcome::Acknowledged, &message);
-            return self.come_to_rest(workload, Trigger::Stop, false) == Rest::UnderWay;
+            let closed = self.close_open(status, Outcome::Acknowledged, &message);
+            let (progress, step) = self.scale_down(status, workload, Trigger::Stop, false);
+            return until_reached((progress, closed.and(step)));
         }
         let left = self
-            .acknowledged_stop(workload)
+            .acknowledged_stop(status, workload)
             .map_or(0, |said| said.len());
         let message = match left {
             0 => format!("{why}: the workload is not stopped"),
@@ -148,59 +174,72 @@ impl Plan<'_> {
                 "{why}: the workload is not stopped, though {left} pod(s) have shut down already; restart them"
             ),
         };
-        self.cancel_stop(&message);
-        false
+        Continue(self.cancel_stop(status, &message))
     }
 
     /// The workload is not to be stopped after all.
-    fn cancel_stop(&mut self, message: &str) {
-        let request = self.status.workload_request();
-        if request.is_some_and(|request| request.trigger == Trigger::Stop) {
-            self.close_open(Outcome::Cancelled, message);
+    fn cancel_stop(&self, status: &mut KrakeHookStatus, message: &str) -> Step {
+        let request = status.workload_request();
+        match request.map(|request| request.trigger) {
+            Some(Trigger::Stop) => self.close_open(status, Outcome::Cancelled, message),
+            Some(Trigger::Delete | Trigger::Complete) | None => Step::default(),
         }
     }
 
     /// Whether a pod has acknowledged the stop that is being asked for.
-    fn has_stop_been_acknowledged(&self, workload: &Workload) -> bool {
-        let said = self.acknowledged_stop(workload);
+    fn has_stop_been_acknowledged(&self, status: &KrakeHookStatus, workload: &Workload) -> bool {
+        let said = self.acknowledged_stop(status, workload);
         said.is_some_and(|said| !said.is_empty())
     }
 
-    fn is_stop_acknowledged(&self, workload: &Workload) -> bool {
-        let stop = self.open_stop(workload);
-        stop.is_some_and(|stop| self.tally(stop).is_enough())
+    fn is_stop_acknowledged(&self, status: &KrakeHookStatus, workload: &Workload) -> bool {
+        let stop = self.open_stop(status, workload);
+        stop.is_some_and(|stop| self.tally(status, stop).is_enough())
     }
 
-    fn acknowledged_stop(&self, workload: &Workload) -> Option<BTreeSet<String>> {
-        Some(self.said_to(self.open_stop(workload)?).success)
+    fn acknowledged_stop(
+        &self,
+        status: &KrakeHookStatus,
+        workload: &Workload,
+    ) -> Option<BTreeSet<String>> {
+        Some(said_to(status, self.open_stop(status, workload)?).success)
     }
 
-    fn open_stop(&self, workload: &Workload) -> Option<&ShutdownRequest> {
-        let request = self.request_for(workload, Trigger::Stop)?;
+    fn open_stop<'a>(
+        &self,
+        status: &'a KrakeHookStatus,
+        workload: &Workload,
+    ) -> Option<&'a ShutdownRequest> {
+        let request = self.request_for(status, workload, Trigger::Stop)?;
         (request.state == RequestState::Open && request.trigger == Trigger::Stop).then_some(request)
     }
 
     /// What people read of a workload that is at rest, once everything else is as it should be.
-    pub(super) fn report_state(&mut self, workload: &Workload) {
-        let all_well = matches!(self.status.phase, Some(Phase::Armed | Phase::Ready));
-        let record = self.record_of(workload);
+    pub(super) fn report_state(
+        &self,
+        status: &KrakeHookStatus,
+        workload: &Workload,
+        step: &mut Step,
+    ) {
+        let all_well = step.is_at(&[Phase::Armed, Phase::Ready]);
+        let record = record_of(status, workload);
         let stopped = record.filter(|_| self.seen.hook.spec.state == State::Stopped);
-        let (true, Some(record)) = (all_well, stopped.cloned()) else {
+        let (true, Some(record)) = (all_well, stopped) else {
             return;
         };
         if workload.stopped {
-            self.status.phase = Some(Phase::Stopped);
+            step.phase(Phase::Stopped);
             let gets = match record.replicas {
                 Some(replicas) => format!("it gets back {replicas} replicas"),
                 None => "it is resumed".to_owned(),
             };
-            self.find(Finding::yes(
+            step.find(Finding::yes(
                 ConditionType::Ready,
                 Reason::Stopped,
                 format!("{workload} is stopped; {gets} with spec.state: Running"),
             ));
         } else {
-            self.find(Finding::no(
+            step.find(Finding::no(
                 ConditionType::Ready,
                 Reason::StopContested,
                 format!(
@@ -210,72 +249,82 @@ impl Plan<'_> {
         }
     }
 
-    fn resume(&mut self, workload: &Workload, record: &Stopped) -> bool {
+    fn resume(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        record: &Stopped,
+    ) -> ControlFlow<Step, Step> {
+        let mut step = Step::default();
         if !workload.is_stopped_by_us() || record.replicas == Some(0) {
-            self.status.stopped = None;
+            status.stopped = None;
             let words = match workload.stopped {
                 true => {
                     "the workload is not to be stopped any more, but somebody else keeps it at zero"
                 }
                 false => "the workload is not to be stopped any more, and runs",
             };
-            self.notice(false, "Resumed", words);
-            return false;
+            step.notice(false, "Resumed", words);
+            return Continue(step);
         }
-        self.keep(ConditionType::Injected);
-        self.keep(ConditionType::CertificateReady);
-        self.keep(ConditionType::Armed);
+        step.keep(WHILE_SCALED);
         // Scaled up before its controller has seen the zero, it would keep the pods that have shut down.
         if !pods::at_work(self.seen, &record.workload_uid).is_empty() {
-            self.keep(ConditionType::Ready);
-            self.look_again_at(self.now + SignedDuration::from_secs(1));
-            return true;
-        }
-        if !self.scaling_is_refused() {
-            self.keep(ConditionType::Ready);
-            self.then.push(Effect::Resume {
+            step.keep([ConditionType::Ready]);
+            step.look_again_at(self.now + SignedDuration::from_secs(1));
+        } else if let Some(refused) = self.scaling_is_refused(status) {
+            step.join(refused);
+        } else {
+            step.keep([ConditionType::Ready]);
+            step.then.push(Effect::Resume {
                 resource_version: version_of(workload),
                 replicas: record.replicas,
             });
         }
-        true
+        Break(step)
     }
 
-    fn scale_to_zero(&mut self, workload: &Workload) {
-        self.guard_dependents(workload);
-        self.keep(ConditionType::Injected);
-        self.keep(ConditionType::CertificateReady);
-        self.keep(ConditionType::Armed);
-        if self.scaling_is_refused() {
-            return;
+    fn scale_to_zero(&self, status: &KrakeHookStatus, workload: &Workload) -> Step {
+        let mut step = self.guard_dependents(workload).missing;
+        step.keep(WHILE_SCALED);
+        if let Some(refused) = self.scaling_is_refused(status) {
+            return step.and(refused);
         }
-        self.status.phase = Some(Phase::Stopping);
-        self.find(Finding::no(
+        step.phase(Phase::Stopping);
+        step.find(Finding::no(
             ConditionType::Ready,
             Reason::Stopped,
             format!("{workload} is being scaled to zero"),
         ));
-        self.then.push(Effect::Stop {
+        step.then.push(Effect::Stop {
             resource_version: version_of(workload),
         });
+        step
     }
 
     /// What the API server has just said to our scaling; it is tried again later.
-    fn scaling_is_refused(&mut self) -> bool {
+    fn scaling_is_refused(&self, status: &KrakeHookStatus) -> Option<Step> {
         let Some(Refusal::ScaleRejected { message }) = &self.seen.refusal else {
-            return false;
+            return None;
         };
         let message = format!("the API server refuses to scale the workload: {message}");
-        self.look_again_after_refusal();
-        self.tell_refusal(Reason::Rejected, &message);
-        true
+        let mut step = self.tell_refusal(status, Reason::Rejected, &message);
+        step.look_again_at(self.after_refusal());
+        Some(step)
     }
+}
 
-    fn record_of(&self, workload: &Workload) -> Option<&Stopped> {
-        let uid = uid_of(&workload.metadata);
-        let record = self.status.stopped.as_ref();
-        record.filter(|record| record.workload_uid == uid)
+fn until_reached((progress, step): (StopProgress, Step)) -> ControlFlow<Step, Step> {
+    match progress {
+        StopProgress::UnderWay => Break(step),
+        StopProgress::Reached | StopProgress::Ended => Continue(step),
     }
+}
+
+fn record_of<'a>(status: &'a KrakeHookStatus, workload: &Workload) -> Option<&'a Stopped> {
+    let uid = uid_of(&workload.metadata);
+    let record = status.stopped.as_ref();
+    record.filter(|record| record.workload_uid == uid)
 }
 
 fn version_of(workload: &Workload) -> String {

@@ -10,117 +10,129 @@
 //! A deadline is named as a moment, never as something that is still to come: what is written stays
 //! true when nobody is there to write it anew.
 
-use super::hook::Plan;
+use super::asking::said_to;
+use super::calling;
+use super::hook::Context;
 use super::pods;
 use super::quorum;
 use super::rejected;
+use super::requests;
 use super::service::{self, CallFault};
+use super::step::Step;
 use super::workload::Workload;
-use super::{calling, requests};
 use crate::api::condition::{ConditionType, Finding, Reason};
 use crate::api::krake_hook::FanOut;
-use crate::api::names;
 use crate::api::status::{Phase, RememberedCallOut, ShutdownRequest, Trigger};
+use crate::api::{KrakeHookStatus, names};
 
-impl Plan<'_> {
-    pub(super) fn keep_waiting(&mut self) {
-        if let Some(workload) = &self.seen.workload {
-            self.report_waiting(workload);
-        }
-    }
-
-    pub(super) fn report_waiting(&mut self, workload: &Workload) {
-        let Some(request) = self.status.workload_request().cloned() else {
-            return;
+impl Context<'_> {
+    pub(super) fn report_waiting(&self, status: &mut KrakeHookStatus, workload: &Workload) -> Step {
+        let Some(request) = status.workload_request() else {
+            return Step::default();
         };
-        self.status.phase = Some(match request.trigger {
+        let phase = match request.trigger {
             Trigger::Stop => Phase::Stopping,
             Trigger::Delete | Trigger::Complete => Phase::Waiting,
-        });
+        };
         let until = match &request.deadline {
             Some(deadline) => format!("deadline {}", deadline.0),
             None => "its time counts from the end of the first call".to_owned(),
         };
-        let whom = self.whom(&request);
-        let rounds = request.terms.retries + 1;
-        let message = format!("{whom}; {until}, round {} of {rounds}", request.round);
-        self.report(
-            workload,
-            &request,
-            Reason::AwaitingAcknowledgement,
-            &message,
-        );
+        let whom = self.whom(status, request);
+        let (round, rounds) = (request.round, request.terms.retries + 1);
+        let message = format!("{whom}; {until}, round {round} of {rounds}");
+        let reason = Reason::AwaitingAcknowledgement;
+        let mut step = self.report(status, workload, reason, &message);
+        step.phase(phase);
+        step
     }
 
     /// The time is up, and what waits keeps waiting.
-    pub(super) fn report_retained(&mut self, workload: &Workload) {
-        let Some(request) = self.status.workload_request().cloned() else {
-            return;
+    pub(super) fn report_retained(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+    ) -> Step {
+        let Some(request) = status.workload_request() else {
+            return Step::default();
         };
-        self.status.phase = Some(Phase::Retained);
         let message = format!(
             "deadline passed, onTimeout is Retain: {} waits for a late acknowledgement, or for the annotation {}: <reason>; {}",
             requests::aim(request.trigger),
             names::SKIP_ANNOTATION,
-            self.whom(&request)
+            self.whom(status, request)
         );
-        self.report(workload, &request, Reason::Retained, &message);
+        let mut step = self.report(status, workload, Reason::Retained, &message);
+        step.phase(Phase::Retained);
+        step
     }
 
     fn report(
-        &mut self,
+        &self,
+        status: &mut KrakeHookStatus,
         workload: &Workload,
-        request: &ShutdownRequest,
         reason: Reason,
         message: &str,
-    ) {
+    ) -> Step {
+        let mut step = self.tell_of_skip(status, workload);
+        let Some(request) = status.workload_request() else {
+            return step;
+        };
         let why = requests::why(request.trigger);
         let mut message = format!("{workload} {why}; {message}");
         if self.skip_lacks_reason(workload) {
             message = format!("{message}; {}", skip_needs_reason());
         }
-        self.tell_of_skip(workload);
-        let fault = self.call_fault(request);
+        let fault = self.call_fault(status, request);
         if let Some(fault) = &fault {
             message = format!("{}. {}. {message}", fault.what, fault.remedy);
         }
-        self.find(Finding::yes(ConditionType::Blocking, reason, &*message));
+        step.find(Finding::yes(ConditionType::Blocking, reason, &*message));
         let reason = match (reason, fault) {
             (Reason::AwaitingAcknowledgement, Some(fault)) => fault.reason,
             (reason, _) => reason,
         };
-        self.find(Finding::no(ConditionType::Ready, reason, message));
-        self.keep(ConditionType::Armed);
+        step.find(Finding::no(ConditionType::Ready, reason, message));
+        step.keep([ConditionType::Armed]);
+        step
     }
 
     /// Who has acknowledged, who is waited for, and who has failed.
-    fn whom(&self, request: &ShutdownRequest) -> String {
+    fn whom(&self, status: &KrakeHookStatus, request: &ShutdownRequest) -> String {
         let name_of = |uid: &str| pods::name_of(self.seen, uid);
-        let whom = self.tally(request).in_words("acknowledged", name_of);
+        let whom = self
+            .tally(status, request)
+            .in_words("acknowledged", name_of);
         let whom = whom.unwrap_or_else(|| "waiting for the app's acknowledgement".into());
-        let failures = quorum::failures(&self.said_to(request), name_of);
-        let rejected = rejected::in_words(&self.status, request);
+        let failures = quorum::failures(&said_to(status, request), name_of);
+        let rejected = rejected::in_words(status, request);
         let words = [Some(whom), failures, rejected];
         words.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 
     /// Once for each time that the annotation comes without a reason.
-    fn tell_of_skip(&mut self, workload: &Workload) {
+    fn tell_of_skip(&self, status: &mut KrakeHookStatus, workload: &Workload) -> Step {
+        let mut step = Step::default();
         let lacking = self.skip_lacks_reason(workload);
-        let told = self.status.workload_request();
-        let told = told.is_some_and(|request| request.skip_lacks_reason);
+        let request = status.workload_request();
+        let told = request.is_some_and(|request| request.skip_lacks_reason);
         if lacking && !told {
-            self.notice(true, "SkipNeedsReason", skip_needs_reason());
+            step.notice(true, "SkipNeedsReason", skip_needs_reason());
         }
-        self.change_request(|request| request.skip_lacks_reason = lacking);
+        status.change_request(|request| request.skip_lacks_reason = lacking);
+        step
     }
 
     /// What keeps the app from hearing of the request, if anything is known to.
-    pub(super) fn call_fault(&self, request: &ShutdownRequest) -> Option<CallFault> {
+    pub(super) fn call_fault(
+        &self,
+        status: &KrakeHookStatus,
+        request: &ShutdownRequest,
+    ) -> Option<CallFault> {
         if !request.terms.calls {
             return None;
         }
-        let Some(call_out) = &self.status.call_out else {
+        let Some(call_out) = &status.call_out else {
             let spec = self.seen.hook.spec.shutdown.as_ref()?.call_out.as_ref()?;
             let mut fault = service::remember(spec, self.seen.service.as_ref()).err()?;
             fault.what = format!("{}, so nobody has been called", fault.what);

@@ -1,0 +1,227 @@
+//! What a step of a decision says: effects, what people read, and when to look again. Steps are values;
+//! they are joined in the order in which they were decided, and become a decision in one place,
+//! [`merge`]. Which of their effects are carried out in this round:
+//!
+//! | effects | carried out | while there are any |
+//! |---|---|---|
+//! | [`hold`](Step::hold) | first: what makes a removal wait depends on nothing that is yet to be written | nothing else is, and no status is written |
+//! | [`first`](Step::first) | next: what makes facts that the rest depends on | nothing else is, and no status is written |
+//! | the status | if it differs from what is stored | |
+//! | [`notices`](Step::notices) | if the status was written: it keeps them from being told again | |
+//! | [`then`](Step::then) | last: the status must say it before it is done | |
+//!
+//! Of what is said about the phase and about a condition, this counts:
+//!
+//! | said before | said later | counts |
+//! |---|---|---|
+//! | anything | found | the later |
+//! | anything | as it was told before | what the stored status says |
+//! | nothing | suggested, kept | the suggestion; what the stored status says |
+//! | anything | suggested, kept | what was said before |
+//! | nothing | nothing | condition: none; phase: what the stored status says |
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::hook::Context;
+use super::seen::{Decision, Effect, Next, Notice};
+use crate::api::KrakeHookStatus;
+use crate::api::condition::{self, ConditionType, Finding, Reason};
+use crate::api::status::Phase;
+
+/// What is said of something that people read; later ones outweigh earlier ones of the same weight.
+#[derive(Clone, Debug, PartialEq)]
+enum Said<T> {
+    /// What the stored status says, unless anything else is said.
+    Kept,
+    /// This, unless anything firm is said.
+    Suggested(T),
+    /// This.
+    Found(T),
+    /// What the stored status says, whatever was found.
+    AsBefore,
+}
+
+impl<T> Said<T> {
+    fn gives_way_to(&self, later: &Self) -> bool {
+        let weight = |said: &Self| match said {
+            Self::Kept => 0,
+            Self::Suggested(_) => 1,
+            Self::Found(_) | Self::AsBefore => 2,
+        };
+        weight(later) > weight(self) || weight(later) == 2
+    }
+}
+
+/// What one step of a decision says, or several that were joined.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Step {
+    /// What makes a removal wait: guards and canary.
+    pub hold: Vec<Effect>,
+    /// What makes facts that the rest depends on.
+    pub first: Vec<Effect>,
+    /// What people are told once the status says it.
+    pub notices: Vec<Notice>,
+    /// What may be done once the status is written.
+    pub then: Vec<Effect>,
+    phase: Option<Said<Phase>>,
+    conditions: BTreeMap<ConditionType, Said<Finding>>,
+    next: Next,
+}
+
+impl Step {
+    /// Adds what was decided later.
+    pub fn join(&mut self, later: Self) {
+        let Self {
+            hold,
+            first,
+            notices,
+            then,
+            phase,
+            conditions,
+            next,
+        } = later;
+        let hold = hold.into_iter();
+        let new: Vec<_> = hold.filter(|effect| !self.hold.contains(effect)).collect();
+        self.hold.extend(new);
+        self.first.extend(first);
+        self.notices.extend(notices);
+        self.then.extend(then);
+        self.phase = phase.or(self.phase.take());
+        for (kind, said) in conditions {
+            self.say(kind, said);
+        }
+        self.next = self.next.earliest(next);
+    }
+
+    /// The same, in a chain.
+    pub fn and(mut self, later: Self) -> Self {
+        self.join(later);
+        self
+    }
+
+    /// A condition is this.
+    pub fn find(&mut self, finding: Finding) {
+        self.say(finding.kind, Said::Found(finding));
+    }
+
+    /// A condition is this, unless it is found to be something else.
+    pub fn suggest(&mut self, finding: Finding) {
+        self.say(finding.kind, Said::Suggested(finding));
+    }
+
+    /// Conditions stay as they were, unless something else is said of them.
+    pub fn keep(&mut self, kinds: impl IntoIterator<Item = ConditionType>) {
+        for kind in kinds {
+            self.say(kind, Said::Kept);
+        }
+    }
+
+    fn say(&mut self, kind: ConditionType, said: Said<Finding>) {
+        let before = self.conditions.get(&kind);
+        if before.is_none_or(|before| before.gives_way_to(&said)) {
+            self.conditions.insert(kind, said);
+        }
+    }
+
+    /// Where the hook stands.
+    pub fn phase(&mut self, phase: Phase) {
+        self.phase = Some(Said::Found(phase));
+    }
+
+    /// What people were told of where the hook stands, stays, whatever was found since.
+    pub fn keep_told(&mut self) {
+        self.phase = Some(Said::AsBefore);
+        for kind in [ConditionType::Ready, ConditionType::Injected] {
+            self.say(kind, Said::AsBefore);
+        }
+    }
+
+    /// Tells people.
+    pub fn notice(&mut self, warning: bool, reason: &'static str, note: impl Into<String>) {
+        self.notices.push(Notice {
+            warning,
+            reason,
+            note: note.into(),
+            on_workload: true,
+        });
+    }
+
+    /// Look again then at the latest.
+    pub fn look_again_at(&mut self, at: Timestamp) {
+        self.next = self.next.earliest(Next::At(at));
+    }
+
+    /// Whether a condition was found to be something.
+    pub fn finds(&self, kind: ConditionType) -> bool {
+        matches!(self.conditions.get(&kind), Some(Said::Found(_)))
+    }
+
+    /// Whether the hook was found to stand at one of these.
+    pub fn is_at(&self, phases: &[Phase]) -> bool {
+        matches!(&self.phase, Some(Said::Found(phase)) if phases.contains(phase))
+    }
+}
+
+/// Nothing waits.
+pub(super) fn nothing_held() -> Finding {
+    Finding::no(
+        ConditionType::Blocking,
+        Reason::NothingHeld,
+        "no removal is waiting",
+    )
+}
+
+/// The decision that these steps come to, with the status as they have left it.
+pub(super) fn merge(context: &Context, mut status: KrakeHookStatus, step: Step) -> Decision {
+    let Step {
+        hold,
+        first,
+        notices,
+        then,
+        phase,
+        conditions,
+        next,
+    } = step;
+    // What holds is in place before the rest is decided: a status that comes and goes with each new
+    // pod, or with each look at a cache that has not heard of the canary, tells nobody anything, and
+    // would be a change to look at again.
+    for effects in [hold, first] {
+        if !effects.is_empty() {
+            return Decision {
+                effects,
+                next: Next::AwaitChange,
+            };
+        }
+    }
+    let stored = context.seen.hook.status.as_ref();
+    let generation = context.seen.hook.metadata.generation;
+    status.observed_generation = generation;
+    status.phase = match phase {
+        Some(Said::Found(phase) | Said::Suggested(phase)) => Some(phase),
+        Some(Said::Kept | Said::AsBefore) | None => stored.and_then(|stored| stored.phase),
+    };
+    let before = &status.conditions;
+    let told = conditions
+        .into_iter()
+        .filter_map(|(kind, said)| match said {
+            Said::Found(finding) | Said::Suggested(finding) => Some(condition::condition(
+                &finding,
+                before,
+                generation,
+                context.now,
+            )),
+            Said::Kept | Said::AsBefore => condition::find(before, kind).cloned(),
+        });
+    let mut told: Vec<_> = told.collect();
+    told.sort_by(|a, b| a.type_.cmp(&b.type_));
+    status.conditions = told;
+    let mut effects = Vec::new();
+    if stored != Some(&status) {
+        effects.push(Effect::WriteStatus(Box::new(status)));
+        effects.extend(notices.into_iter().map(Effect::Event));
+    }
+    effects.extend(then);
+    Decision { effects, next }
+}
