@@ -14,9 +14,9 @@
 //! 5. [`callback`]: the mTLS endpoint that takes acknowledgements.
 //! 6. [`callout`]: calling the app.
 //! 7. [`pki`]: certificates and tokens; bytes in, bytes out.
-//! 8. [`run`]: all tasks of the operator, of each replica and of the one that leads. [`release`]: `release-all`. [`config`], [`cli`],
-//!    [`clock`], [`admin`], [`metrics`], [`telemetry`]: the rest of a program. [`planted`]: mistakes on
-//!    purpose, in no build that anybody runs.
+//! 8. [`run`]: all tasks of the operator, of each replica and of the one that leads. [`release`]:
+//!    `release-all`. [`config`], [`cli`], [`clock`], [`admin`], [`metrics`], [`telemetry`]: the rest of a
+//!    program.
 //!
 //! Outside of the crate there are [`api`], the command line, and the little that tests of the whole
 //! need: so the compiler knows all callers of the rest, and says what has none.
@@ -40,7 +40,6 @@ mod controllers;
 mod decide;
 mod metrics;
 mod pki;
-mod planted;
 mod release;
 mod run;
 mod telemetry;

@@ -29,7 +29,6 @@ use crate::api::status::{AckResult, Acknowledgement, KrakeHookStatus};
 use crate::cluster::acknowledge::{self, AcknowledgeError};
 use crate::decide::ack::{self, Around, Incoming, Look, Speaker, Verdict, Write};
 use crate::metrics::{CommitOutcome, LookupReason, Metrics};
-use crate::planted::{self, Bug};
 
 /// How many may wait for one hook.
 const MOST_WAITING: usize = 1024;
@@ -357,17 +356,9 @@ impl Worker {
     async fn write(&self, group: Vec<Decided>) -> (Option<Sight>, Vec<Waiting>) {
         let HookName { namespace, name } = &self.hook;
         let committer = &self.committer;
-        let mut tests = group[0].write.tests.clone();
-        if planted::is(Bug::RequestNotTested) {
-            tests.retain(|test| !test.path.starts_with("/status/request"));
-        }
-        let patch = ack::patch(&tests, group.iter().map(|decided| &decided.write));
+        let tests = &group[0].write.tests;
+        let patch = ack::patch(tests, group.iter().map(|decided| &decided.write));
         let asked = Instant::now();
-        if planted::is(Bug::AnswerBeforeWrite) {
-            group.into_iter().for_each(Decided::written);
-            let _ = acknowledge::write(&committer.client, namespace, name, patch).await;
-            return (None, Vec::new());
-        }
         let answer = acknowledge::write(&committer.client, namespace, name, patch).await;
         let outcome = match &answer {
             Ok(_) => CommitOutcome::Written,
@@ -404,7 +395,6 @@ impl Worker {
                 let seen = seen.ok();
                 for decided in group {
                     match &seen {
-                        _ if planted::is(Bug::LostAnswerCounts) => decided.written(),
                         Some(seen) if decided.stands_in(&seen.hook) => decided.written(),
                         _ => decided.waiting.answer(Outcome::Unavailable),
                     }
@@ -570,8 +560,6 @@ fn decide_all(
                 continue;
             }
             Verdict::Replayed { request } => Outcome::Replayed { request },
-            Verdict::NotAsked if planted::is(Bug::UnaskedCounts) => replayed_falsely(),
-            Verdict::Late if planted::is(Bug::LateCounts) => replayed_falsely(),
             Verdict::NotAsked => Outcome::NotAsked,
             Verdict::Late => Outcome::Late,
             Verdict::Anonymous => Outcome::Anonymous,
@@ -592,9 +580,4 @@ fn message_bytes(status: &KrakeHookStatus) -> usize {
 
 fn bytes_of_message(acknowledgement: &Acknowledgement) -> usize {
     acknowledgement.message.as_deref().map_or(0, stored_bytes)
-}
-
-/// What only a mistake on purpose answers.
-fn replayed_falsely() -> Outcome {
-    Outcome::Replayed { request: None }
 }

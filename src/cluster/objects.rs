@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 use crate::api::{KrakeHook, KrakeHookStatus, names};
 use crate::decide::Seen;
 use crate::decide::seen::Dependent;
-use crate::planted::{self, Bug};
 
 const API: &str = "hooks.krake.dev/v1alpha1";
 
@@ -130,7 +129,7 @@ pub fn status(hook: &KrakeHook, status: &KrakeHookStatus) -> Value {
     };
     fields.remove("acknowledgements");
     fields.remove("rejected");
-    let mut object = json!({
+    json!({
         "apiVersion": API,
         "kind": "KrakeHook",
         "metadata": {
@@ -139,11 +138,5 @@ pub fn status(hook: &KrakeHook, status: &KrakeHookStatus) -> Value {
             "resourceVersion": hook.metadata.resource_version,
         },
         "status": fields,
-    });
-    if planted::is(Bug::StatusForced)
-        && let Some(metadata) = object["metadata"].as_object_mut()
-    {
-        metadata.remove("resourceVersion");
-    }
-    object
+    })
 }

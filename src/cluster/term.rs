@@ -23,7 +23,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clocks, SteadyClock};
 use crate::decide::lease::{Moment, Predecessor};
-use crate::planted::{self, Bug};
 
 /// A term; clones are the same one.
 #[derive(Clone)]
@@ -102,9 +101,6 @@ impl Term {
     /// Sends a write, if the term goes on, and waits for its answer at most until the term is over.
     pub async fn fence<T>(&self, write: impl Future<Output = T>) -> Result<T, NotLeading> {
         let _under_way = self.0.writes.token();
-        if planted::is(Bug::WriteAfterLeaseLoss) {
-            return Ok(write.await);
-        }
         if !self.goes_on() {
             return Err(NotLeading);
         }

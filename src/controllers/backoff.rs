@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cluster::Class;
-use crate::planted::{self, Bug};
 
 const FIRST: Duration = Duration::from_secs(1);
 /// Once what was wrong is over, all is well within ten seconds; and until then an object costs no
@@ -59,9 +58,6 @@ impl<K: Hash + Eq> Backoff<K> {
         });
         failures.count = failures.count.saturating_add(1);
         let count = failures.count;
-        if planted::is(Bug::RetryWithoutPause) {
-            return Duration::ZERO;
-        }
         let wait = match class {
             Class::Conflict => CONFLICT
                 .saturating_mul(1 << (2 * (count - 1)).min(8))

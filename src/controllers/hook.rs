@@ -28,7 +28,6 @@ use crate::decide::seen::{CallsMade, Notice, Rejection, Secrets, is_let_go};
 use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
 use crate::decide::{mend, news};
 use crate::metrics::Metrics;
-use crate::planted::{self, Bug};
 
 /// Reconciles that run at once; each waits for the API server most of its time.
 const AT_ONCE: u16 = 16;
@@ -115,11 +114,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     let hook = context.newest(hook);
     context.outcomes.look(&hook);
     let fingerprint = news::fingerprint(&hook);
-    let seen = observe(&context.writer.client, &context.caches, &hook).await;
-    if seen.is_err() && planted::is(Bug::FinalizerDroppedOnError) {
-        context.drop_finalizer(&hook).await?;
-    }
-    let mut seen = seen?;
+    let mut seen = observe(&context.writer.client, &context.caches, &hook).await?;
     let uid = seen.hook_uid().to_owned();
     let now = context.clock.now();
     let believed = context.provided.fill_in(&mut seen, now);
@@ -393,23 +388,6 @@ impl Context {
         };
         times.retain(|at| now.duration_since(*at) < LATELY);
         times.clone()
-    }
-
-    /// What only a mistake on purpose does.
-    async fn drop_finalizer(&self, hook: &KrakeHook) -> Result<(), Error> {
-        let namespace = hook.namespace().unwrap_or_default();
-        let reference = &hook.spec.workload;
-        let found = workload(
-            &self.writer.client,
-            reference.known_kind(),
-            &namespace,
-            &reference.name,
-        );
-        if let Some(workload) = found.await? {
-            let uid = workload.metadata.uid.clone().unwrap_or_default();
-            self.writer.release(&namespace, &workload, &uid).await?;
-        }
-        Ok(())
     }
 
     fn wait_until(&self, at: Timestamp) -> Duration {

@@ -21,7 +21,6 @@ use crate::api::krake_hook::State;
 use crate::api::status::{Attempt, RequestState, ShutdownRequest, TokenSecret};
 use crate::api::{HookCertificate, HookGuard, HookKind, KrakeHook, KrakeHookStatus, names};
 use crate::config::HooksConfig;
-use crate::planted::Planted;
 
 /// What an operator process knows of itself.
 #[derive(Clone, Debug)]
@@ -40,8 +39,6 @@ pub struct Settings {
     pub leader: String,
     /// The one before it, and when it was last known to be there.
     pub predecessor: Option<Predecessor>,
-    /// A mistake on purpose; none but in a build for the harness.
-    pub planted: Planted,
 }
 
 /// A hook and everything that belongs to it, as seen.

@@ -39,7 +39,6 @@ use crate::decide::Settings;
 use crate::decide::authority::AuthoritySettings;
 use crate::metrics::Metrics;
 use crate::pki::{AuthorityValidity, Ring};
-use crate::planted::{Bug, Planted};
 
 /// What the leader's tasks are made of.
 pub struct Leading {
@@ -288,22 +287,16 @@ impl Leading {
     }
 
     fn settings(&self, term: &Term) -> Settings {
-        let planted = Planted::of_environment();
-        let mut hooks = self.config.hooks.clone();
-        if planted.has(Bug::DisarmedAtOnce) {
-            hooks.disarm_delay_seconds = 0;
-        }
         Settings {
             endpoint: self.config.endpoint(&self.namespace),
             tls: self.config.callback.tls.enabled,
             // Comes from whoever hears which authorities are in use.
             bundle: String::new(),
             key_id: self.ring.load().current_id().to_owned(),
-            hooks,
+            hooks: self.config.hooks.clone(),
             // A term, not a pod: in a new one nobody has been called yet.
             leader: term.identity().to_owned(),
             predecessor: term.predecessor().cloned(),
-            planted,
         }
     }
 }

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
 use crate::config::HooksConfig;
 use crate::decide::{Settings, Workload};
-use crate::planted::Planted;
 
 /// Namespace of everything built here.
 pub const NAMESPACE: &str = "ml";
@@ -258,7 +257,6 @@ pub fn settings(leader: &str, tls: bool) -> Settings {
         hooks: HooksConfig::default(),
         leader: leader.into(),
         predecessor: None,
-        planted: Planted::of_environment(),
     }
 }
 

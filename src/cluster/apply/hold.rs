@@ -13,7 +13,6 @@ use crate::cluster::error::faults;
 use crate::cluster::{Act, Error, objects, observe, said};
 use crate::decide::seen::{Dependent, Refusal};
 use crate::decide::{Fact, Seen, Workload};
-use crate::planted::{self, Bug};
 
 impl Writer {
     pub(super) async fn inject(&self, seen: &Seen, patch: &Value) -> Result<Fact, Error> {
@@ -116,9 +115,6 @@ impl Writer {
         dependent: &Dependent,
         resource_version: Option<&str>,
     ) -> Result<Fact, Error> {
-        if planted::is(Bug::GuardNotStripped) {
-            return Ok(Fact::Nothing);
-        }
         let mut patch = objects::guarded(namespace, dependent, None);
         if let Some(version) = resource_version {
             patch["metadata"]["resourceVersion"] = json!(version);

@@ -15,7 +15,6 @@ const FORBIDDEN: &[&str] = &[
     "Instant",
     "rand::",
     "std::env",
-    "planted::is",
     "of_environment",
     "env!(",
     "std::fs",
