@@ -31,8 +31,8 @@ test: ## make check, then the end-to-end tests, some crashes and some faults on 
 
 ## Checks
 
-.PHONY: check fmt shell licences lint unit docs manifests
-check: compiler fmt shell licences lint unit docs manifests ## All of the following; no cluster needed
+.PHONY: check fmt shell licences mistakes lint unit docs manifests
+check: compiler fmt shell licences mistakes lint unit docs manifests ## All of the following; no cluster needed
 
 fmt: ## Formatting
 	$(call say,cargo fmt --check)
@@ -45,6 +45,10 @@ shell: ## Shell scripts
 licences: ## Licences, banned crates, sources
 	$(call say,cargo deny)
 	@hack/licences
+
+mistakes: ## The mistakes on purpose of make faults can be made
+	$(call say,hack/planted)
+	@hack/planted >/dev/null
 
 lint: ## clippy, warnings are errors
 	$(call say,cargo clippy)

@@ -1,4 +1,4 @@
-//! Mistakes on purpose (`src/planted.rs`): a harness that finds none of them proves nothing. Each
+//! Mistakes on purpose (the patches in `planted`): a harness that finds none of them proves nothing. Each
 //! has a play in which it shows; the same play is kept by an operator that makes no mistake.
 
 use std::path::Path;
@@ -65,7 +65,7 @@ pub enum Play {
     Refused,
 }
 
-/// A mistake, by its name in `src/planted.rs`, and the play that shows it.
+/// A mistake, by the name of its patch, and the play that shows it.
 pub const BUGS: [(&str, Play); 16] = [
     ("AnswerBeforeWrite", Play::WriteLost),
     ("LateCounts", Play::Late),
