@@ -154,7 +154,7 @@ impl Caller {
                 }
                 () = until(overdue) => match waiting.overdue() {
                     Some(order) => {
-                        tracing::warn!(hook = %order.hook, pod = order.order.pod, "too many calls of its namespace are open");
+                        tracing::warn!(hook = %order.hook, pod = order.order.pod, "a call waited too long for the other calls of its namespace");
                         let attempt = order.attempt(NOT_SENT.to_owned(), &self.clock);
                         (order, attempt)
                     }

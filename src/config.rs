@@ -11,7 +11,6 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::api::krake_hook::OnTimeout;
-use crate::decide::lease::Periods;
 use crate::pki::KeyAlgorithm;
 
 /// The whole file.
@@ -159,6 +158,17 @@ pub struct LeaderElectionConfig {
     pub renew_deadline_seconds: i64,
     /// Pause between attempts, in seconds. Default 2.
     pub retry_period_seconds: i64,
+}
+
+/// The periods of an election.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Periods {
+    /// A Lease that has not changed for this long can be taken by another replica.
+    pub lease: Duration,
+    /// A leader that has not renewed for this long stops; shorter than `lease`.
+    pub renew_deadline: Duration,
+    /// Pause between attempts.
+    pub retry: Duration,
 }
 
 impl LeaderElectionConfig {

@@ -26,12 +26,12 @@ use crate::callback::{
 };
 use crate::clock::Clocks;
 use crate::cluster::connect::{self, Clients, ConnectError};
-use crate::cluster::fence::Fence;
 use crate::cluster::lease::LeaseApi;
 use crate::cluster::observe::Caches;
-use crate::cluster::own_secrets::OwnSecrets;
+use crate::cluster::operator_secrets::OperatorSecrets;
 use crate::cluster::ring::{self, BootError};
 use crate::cluster::role::Role;
+use crate::cluster::secret_policy::PolicyProbe;
 use crate::cluster::secrets::SecretError;
 use crate::config::Config;
 use crate::controllers::authority::{self, InUse};
@@ -120,7 +120,7 @@ struct Operator {
     namespace: String,
     clients: Clients,
     ring: Arc<ArcSwap<Ring>>,
-    fence: Fence,
+    secret_policy: PolicyProbe,
 }
 
 impl Operator {
@@ -135,13 +135,13 @@ impl Operator {
             })?;
         let any = !guards.items.is_empty();
         let ring = ring::load_or_create_ring(client, &namespace, async move { Ok(any) }).await?;
-        let fence = Fence::probe(client, &namespace).await?;
+        let secret_policy = PolicyProbe::probe(client, &namespace).await?;
         Ok(Self {
             config,
             namespace,
             clients,
             ring: Arc::new(ArcSwap::from_pointee(ring)),
-            fence,
+            secret_policy,
         })
     }
 
@@ -171,9 +171,9 @@ impl Operator {
         let feed = watches.feed.clone();
         metrics.read_certificates_from(caches.certificates.clone());
         tasks.spawn(named("caches", watches.run(stop.clone())));
-        let fence = self.fence.clone();
+        let policy = self.secret_policy.clone();
         let client = self.calls(Role::Replica);
-        tasks.spawn(named("fence", fence.watch(client, stop.clone())));
+        tasks.spawn(named("secret policy", policy.watch(client, stop.clone())));
 
         let tls = self.config.callback.tls.enabled;
         let in_use = tls.then(|| watch::channel(Arc::new(InUse::default())).0);
@@ -199,7 +199,7 @@ impl Operator {
 
         let signing = watch::Sender::new(self.ring.load().current_id().to_owned());
         let follower = keys::Follower {
-            secrets: OwnSecrets {
+            secrets: OperatorSecrets {
                 client: self.calls(Role::Replica),
                 namespace: self.namespace.clone(),
             },
@@ -217,7 +217,7 @@ impl Operator {
             clients: self.clients.clone(),
             ring: Arc::clone(&self.ring),
             in_use,
-            fence: self.fence.clone(),
+            secret_policy: self.secret_policy.clone(),
             caches,
             synced: synced.clone(),
             feed,
@@ -245,7 +245,7 @@ impl Operator {
                 told = synced.wait() => part.set(told),
                 () = drain.cancelled() => return,
             }
-            tracing::info!("every watch has told all there is");
+            tracing::info!("all watches have completed their initial list");
             election.run(drain).await;
         }));
         let linger = Duration::from_secs(self.config.callback.linger_seconds.unsigned_abs());
@@ -312,7 +312,7 @@ impl Operator {
         stop: &CancellationToken,
     ) {
         let context = authority::Context {
-            secrets: OwnSecrets {
+            secrets: OperatorSecrets {
                 client: self.calls(Role::Replica),
                 namespace: self.namespace.clone(),
             },
@@ -342,7 +342,7 @@ async fn await_end(mut tasks: Tasks, ending: &Ending, linger: Duration) -> Resul
     ending.drain.cancel();
     let outcome = match first {
         Some(Ok("signals")) | None => {
-            tracing::info!(seconds = linger.as_secs(), "goes on answering for so long");
+            tracing::info!(seconds = linger.as_secs(), "draining");
             tokio::time::sleep(linger).await;
             Ok(())
         }
@@ -352,9 +352,9 @@ async fn await_end(mut tasks: Tasks, ending: &Ending, linger: Duration) -> Resul
     ending.stop.cancel();
     let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} });
     if drained.await.is_err() {
-        tracing::warn!("not every task has ended in time");
+        tracing::warn!("not all tasks ended in time");
     }
-    tracing::info!("krake-hooks ends");
+    tracing::info!("stopped");
     outcome
 }
 

@@ -8,17 +8,17 @@ use std::fmt;
 pub enum WorkloadKind {
     /// Makes ReplicaSets, which make pods.
     Deployment,
-    /// Makes pods with names and places of their own.
+    /// Makes pods with a stable identity.
     StatefulSet,
     /// Makes a pod on each node.
     DaemonSet,
-    /// Makes pods that are all alike.
+    /// Makes interchangeable pods.
     ReplicaSet,
-    /// The same, as it was first called.
+    /// The legacy predecessor of ReplicaSet.
     ReplicationController,
-    /// Makes pods that come to an end.
+    /// Makes pods that run to completion.
     Job,
-    /// One pod that nothing makes again.
+    /// A single pod without a controller.
     Pod,
 }
 

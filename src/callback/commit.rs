@@ -1,17 +1,16 @@
 //! Group commit: acknowledgements of one hook go to the API server together.
 //!
-//! One write is in flight per hook. Whoever comes meanwhile waits and goes into the next one; each
-//! is answered after the write with his own key has succeeded, and only then. A queue is there
-//! only while somebody waits in it, and what may wait is bounded.
+//! One write is in flight per hook. Acknowledgements that arrive meanwhile wait for the next one; each is
+//! answered after the write with its own key has succeeded, and only then. A queue exists only while
+//! something waits in it, and its length is bounded.
 //!
-//! The writing task belongs to nobody who waits: a caller that hangs up takes neither his own
-//! acknowledgement nor anybody else's back.
+//! The writing task is independent of the callers: one that hangs up takes back neither its own
+//! acknowledgement nor another one's.
 //!
-//! A round decides on everyone by the newest hook seen. Who was decided on by a look from before
-//! he came ([`Look::Cached`]) and would be refused stays for the next round; the answer to a write
-//! is a look too. Only where there is nothing to write is the hook read, and only where caches do not
-//! know whose a pod is are pods. Between two rounds is as much time as [`Pace`] wants: whoever comes
-//! meanwhile goes into the next one.
+//! A round judges all waiters by the newest hook seen. A waiter judged against a hook older than its
+//! arrival ([`Look::Cached`]) is never refused; it is judged again in the next round. The answer to a write
+//! is a newer hook, too. The hook is read only where there is nothing to write, and pods only where the
+//! caches do not know which workload a pod belongs to. Rounds are at least as far apart as [`Pace`] wants.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -385,12 +384,12 @@ impl Worker {
             // The other replica, or the leader, was faster. What was decided on still stands.
             Err(error @ AcknowledgeError::Raced { .. }) => (None, self.try_again(group, &error)),
             Err(error @ AcknowledgeError::Refused { .. }) => {
-                tracing::debug!(%error, "acknowledgements are decided on again");
+                tracing::debug!(%error, "the hook has changed; judging the acknowledgements again");
                 let back = self.try_again(group, &error);
                 self.look_after(LookupReason::Decision, back).await
             }
             Err(error @ AcknowledgeError::Lost { .. }) => {
-                tracing::warn!(%error, "whether acknowledgements were written is not known yet");
+                tracing::warn!(%error, "the answer to a write of acknowledgements was lost; reading the hook");
                 let seen = committer.look(&self.hook, LookupReason::LostAnswer).await;
                 let seen = seen.ok();
                 for decided in group {
@@ -448,7 +447,7 @@ impl Worker {
             AcknowledgeError::Gone { .. } => Outcome::Superseded,
             _ => Outcome::Unavailable,
         };
-        tracing::warn!(%error, waiting = all.len(), "acknowledgements are not written");
+        tracing::warn!(%error, waiting = all.len(), "could not write acknowledgements; answering 503");
         for waiting in all {
             waiting.answer(outcome.clone());
         }

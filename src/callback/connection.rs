@@ -88,7 +88,7 @@ impl Verified {
     pub fn new(chain: Vec<CertificateDer<'static>>, by: Arc<Trust>, slot: Arc<TrustSlot>) -> Self {
         let read = chain.first().map(Peer::from_certificate);
         if let Some(Err(error)) = &read {
-            tracing::debug!(%error, "a client certificate of ours names no hook");
+            tracing::debug!(%error, "a client certificate of this operator names no hook");
         }
         Self {
             peer: read.and_then(Result::ok),
@@ -222,7 +222,7 @@ where
             tokio::select! {
                 result = connection.as_mut() => {
                     if let Err(error) = result {
-                        tracing::debug!(error, "a connection broke off");
+                        tracing::debug!(error, "connection lost");
                     }
                     return;
                 }
@@ -230,12 +230,12 @@ where
                 () = watched.end.notified(), if !ending => {}
                 () = withdrawn.as_mut(), if !ending => {}
                 () = watched.displaced.cancelled() => {
-                    tracing::debug!("a connection gives way to another one");
+                    tracing::debug!("closing a connection: its place is needed");
                     return;
                 }
                 () = tokio::time::sleep_until(wake) => {
                     if ending {
-                        tracing::debug!("a connection is cut off");
+                        tracing::debug!("closing a connection that did not end in time");
                         return;
                     }
                     if !watched.is_over(opened, &limits) {

@@ -208,7 +208,7 @@ impl Listener {
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, address = %self.address, "no connection could be accepted");
+                    tracing::warn!(%error, address = %self.address, "could not accept a connection");
                     rooms.shed();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
@@ -283,7 +283,7 @@ impl Rooms {
     fn lost(&self, loss: ConnectionLoss, source: Source) {
         self.metrics.connection_lost(loss);
         if self.warnings.check().is_ok() {
-            tracing::warn!(%source, ?loss, "more connections than there are places for");
+            tracing::warn!(%source, ?loss, "refusing connections: all places are taken");
         }
     }
 
@@ -350,7 +350,7 @@ async fn converse<S, B>(
             rooms.ended(&activity, source);
         }
         Err((reason, error)) => {
-            tracing::debug!(?reason, error, "a TLS handshake failed");
+            tracing::debug!(?reason, error, "TLS handshake failed");
             rooms.metrics.handshake_failed(reason);
         }
     }

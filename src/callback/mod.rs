@@ -25,13 +25,13 @@ mod connection;
 mod crew;
 mod identity;
 pub mod listener;
-mod own;
 mod pace;
 mod places;
 mod routes;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod user_certificates;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ use kube::runtime::reflector::Store;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use own::OwnCertificates;
+use user_certificates::UserCertificates;
 
 pub use commit::{Committer, HookName};
 pub use crew::PodCaches;
@@ -56,7 +56,7 @@ use crate::pki::Ring;
 /// The endpoint that apps call.
 pub struct Endpoint {
     hooks: Store<KrakeHook>,
-    own_certificates: OwnCertificates,
+    user_certificates: UserCertificates,
     ring: Arc<ArcSwap<Ring>>,
     certificates_required: bool,
     path_prefix: String,
@@ -146,7 +146,7 @@ impl Endpoint {
     pub fn new(parts: Parts) -> Self {
         Self {
             hooks: parts.hooks,
-            own_certificates: OwnCertificates::new(parts.certificates, parts.client.clone()),
+            user_certificates: UserCertificates::new(parts.certificates, parts.client.clone()),
             ring: parts.ring,
             // Until `serve` knows better: nobody without a certificate.
             certificates_required: true,

@@ -30,7 +30,7 @@ use super::body::{self, BodyFault, Said};
 use super::commit::{Outcome, Sight};
 use super::identity::{Addressed, Peer};
 use super::listener::Crowded;
-use super::own::Standing;
+use super::user_certificates::Standing;
 use super::{Endpoint, Refusal, Refused};
 use crate::api::status::AckResult;
 use crate::api::{HookKind, KrakeHook};
@@ -141,7 +141,7 @@ impl Endpoint {
             return Ok(granted);
         };
         let namespace = &addressed.hook.namespace;
-        match self.own_certificates.standing(namespace, own).await {
+        match self.user_certificates.standing(namespace, own).await {
             Standing::Stands => Ok(granted),
             Standing::Gone => Err(Denied::Unauthorized),
             Standing::Unknown => Err(Denied::Unavailable),
@@ -191,7 +191,7 @@ impl Endpoint {
             Ok(sight) => Some(sight),
             Err(AcknowledgeError::Gone { .. }) => None,
             Err(error) => {
-                tracing::warn!(%error, "a caller can be neither let in nor refused");
+                tracing::warn!(%error, "could not verify a caller; answering 503");
                 return Err(Denied::Unavailable);
             }
         };

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 pub use record::Regarding;
 
-use super::fence::Fence;
+use super::secret_policy::PolicyProbe;
 use super::{Act, Error, objects};
 use crate::api::{HookCertificate, HookGuard, KrakeHook, names};
 use crate::decide::entries::Entries;
@@ -37,8 +37,8 @@ pub struct Writer {
     pub client: Client,
     /// Derives tokens; `release-all` has none.
     pub ring: Option<Arc<ArcSwap<Ring>>>,
-    /// Whether the admission policy fences our writes to Secrets.
-    pub fence: Fence,
+    /// Whether the admission policy confines our writes to Secrets.
+    pub policy: PolicyProbe,
     /// Makes Events.
     pub recorder: Recorder,
 }
@@ -51,7 +51,7 @@ impl Writer {
             recorder: Recorder::new(client.clone(), reporter),
             client,
             ring: None,
-            fence: Fence::default(),
+            policy: PolicyProbe::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource};
 use serde_json::{Value, json};
 
-use super::own_secrets::{OwnSecrets, Read, Wrote};
+use super::operator_secrets::{OperatorSecrets, Read, Wrote};
 use super::{Act, Error};
 use crate::api::hook_authority::MasterKeyInUse;
 use crate::api::{HookAuthority, HookAuthorityStatus, names};
@@ -55,7 +55,7 @@ pub struct AuthorityWriter {
 }
 
 /// Reads the state.
-pub async fn read(secrets: &OwnSecrets, now: Timestamp) -> Result<State, Error> {
+pub async fn read(secrets: &OperatorSecrets, now: Timestamp) -> Result<State, Error> {
     let Some(read) = secrets.read(names::AUTHORITY_SECRET).await? else {
         return Ok(State::Nothing);
     };
@@ -251,8 +251,8 @@ impl AuthorityWriter {
     }
 
     /// The Secrets of the operator's own namespace.
-    pub fn secrets(&self) -> OwnSecrets {
-        OwnSecrets {
+    pub fn secrets(&self) -> OperatorSecrets {
+        OperatorSecrets {
             client: self.client.clone(),
             namespace: self.namespace.clone(),
         }

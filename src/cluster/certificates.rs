@@ -15,7 +15,7 @@ use serde_json::json;
 use thiserror::Error as ThisError;
 use tokio::sync::Semaphore;
 
-use super::fence::Fence;
+use super::secret_policy::PolicyProbe;
 use super::secrets::{self, Recorded, SecretError, SecretOrder};
 use super::{Act, Class, Error};
 use crate::api::condition::Reason;
@@ -30,8 +30,8 @@ use crate::pki::{Authority, IssueError, Issued, KeyAlgorithm, SecretData};
 pub struct CertificateWriter {
     /// The API server.
     pub client: Client,
-    /// Whether the admission policy fences our writes to Secrets.
-    pub fence: Fence,
+    /// Whether the admission policy confines our writes to Secrets.
+    pub policy: PolicyProbe,
     /// Makes Events.
     pub recorder: Recorder,
     /// A place for each RSA key that is made at a time.
@@ -119,7 +119,7 @@ impl CertificateWriter {
         // Its key takes a good part of a second of a processor, which is not spent for a Secret that
         // cannot be written; and whoever would have to wait for others' lets the next one go on.
         let _place = if leaf.algorithm == KeyAlgorithm::Rsa2048 {
-            secrets::may_write(&self.client, &secret, &self.fence).await?;
+            secrets::may_write(&self.client, &secret, &self.policy).await?;
             let place = Arc::clone(&self.rsa).try_acquire_owned();
             Some(place.map_err(|_| CertificateError::Busy)?)
         } else {
@@ -129,7 +129,7 @@ impl CertificateWriter {
             tokio::task::spawn_blocking(move || authority.issue_client(&leaf, now, rand::random()));
         let issued = making.await??;
         secret.data = entries(&issued);
-        let written = secrets::write(&self.client, secret, &self.fence).await?;
+        let written = secrets::write(&self.client, secret, &self.policy).await?;
         Ok(Issuance {
             cause: order.cause,
             generation: order.generation,
@@ -217,7 +217,7 @@ impl CertificateWriter {
             tracing::debug!(
                 reason = notice.reason,
                 error = super::said(&error),
-                "an Event got lost"
+                "could not write an Event"
             );
         }
     }

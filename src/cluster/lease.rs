@@ -90,7 +90,7 @@ impl LeaseApi {
         let reference = lease.object_ref(&());
         let published = self.recorder.publish(&event, &reference);
         if let Ok(Err(error)) = tokio::time::timeout(within, published).await {
-            tracing::debug!(%error, "cannot write an Event");
+            tracing::debug!(%error, "could not write an Event");
         }
     }
 

@@ -21,7 +21,7 @@ use crate::api::{DependentKind, HookCertificate, HookGuard, KrakeHook, WorkloadK
 use crate::decide::bare;
 use crate::decide::pods::{has_ours, is_finished, keep_own};
 use crate::decide::seen::{
-    CallsMade, Secrets, controller_of, has_finalizer, is_let_go, is_owned_by,
+    CallsMade, Secrets, controller_of, has_finalizer, is_owned_by, is_released,
 };
 use crate::decide::{Seen, Workload};
 
@@ -449,7 +449,7 @@ fn rival(caches: &Caches, hook: &KrakeHook) -> Option<String> {
             other.metadata.namespace == hook.metadata.namespace
                 && other.spec.workload == hook.spec.workload
                 && other.metadata.uid != hook.metadata.uid
-                && !is_let_go(&other.metadata)
+                && !is_released(&other.metadata)
                 && age(other) < age(hook)
         })
         .iter()

@@ -9,10 +9,10 @@ use super::{Act, Error, said};
 use crate::api::{HookGuard, KrakeHook};
 use crate::decide::Effect;
 use crate::decide::farewell::Remains;
-use crate::decide::seen::{Notice, is_let_go};
+use crate::decide::seen::{Notice, is_released};
 
-/// What there still is of the hook this guard stands for; nothing if the hook lives. One that is going,
-/// and has our finalizer no more, is nobody's either: somebody else's may keep it for long.
+/// What is left of the hook this guard stands for; nothing if the hook lives. A terminating hook without
+/// our finalizer counts as gone, even if another finalizer keeps it.
 pub async fn observe(
     client: &Client,
     caches: &Caches,
@@ -36,7 +36,7 @@ pub async fn observe(
         format!("KrakeHook {namespace}/{}", hook.name),
     ))?;
     let living = living.filter(|found| found.uid().as_ref() == Some(&hook.uid));
-    if living.is_some_and(|found| !is_let_go(&found.metadata)) {
+    if living.is_some_and(|found| !is_released(&found.metadata)) {
         return Ok(None);
     }
     let reference = &guard.spec.workload;
@@ -45,7 +45,7 @@ pub async fn observe(
         .state_filter(|other| {
             // The cache may not have heard yet that this one has gone.
             other.uid().as_ref() != Some(&hook.uid)
-                && !is_let_go(&other.metadata)
+                && !is_released(&other.metadata)
                 && other.namespace().as_ref() == Some(namespace)
                 && other.spec.workload.name == reference.name
                 && other.spec.workload.kind == reference.kind
@@ -123,7 +123,7 @@ pub async fn apply(writer: &Writer, remains: &Remains, effect: &Effect) -> Resul
         Effect::DeleteGuard => writer.delete_guard(&remains.guard).await?,
         other => {
             // Said aloud rather than done again without end.
-            tracing::error!(guard = remains.guard.name_any(), effect = ?other, "a farewell asks for nothing else");
+            tracing::error!(guard = remains.guard.name_any(), effect = ?other, "unexpected effect in a cleanup");
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use kube::Client;
 use secrecy::ExposeSecret;
 use thiserror::Error;
 
-use super::own_secrets::{OwnSecrets, Read, Wrote};
+use super::operator_secrets::{OperatorSecrets, Read, Wrote};
 use super::{Error as ServerError, said};
 use crate::api::names;
 use crate::decide::keys::KeyStep;
@@ -80,7 +80,7 @@ pub async fn load_or_create_ring(
     namespace: &str,
     guards_exist: impl Future<Output = Result<bool, kube::Error>>,
 ) -> Result<Ring, BootError> {
-    let secrets = OwnSecrets {
+    let secrets = OperatorSecrets {
         client: client.clone(),
         namespace: namespace.to_owned(),
     };
@@ -105,7 +105,7 @@ pub async fn load_or_create_ring(
             tracing::info!(
                 namespace,
                 secret = names::RING_SECRET,
-                "made a new ring of master keys; back it up"
+                "created new master keys; back them up"
             );
             Ok(ring)
         }
@@ -120,7 +120,7 @@ pub async fn load_or_create_ring(
 }
 
 /// Reads the ring; nothing if its Secret is gone.
-pub async fn read(secrets: &OwnSecrets) -> Result<Option<Kept>, BootError> {
+pub async fn read(secrets: &OperatorSecrets) -> Result<Option<Kept>, BootError> {
     let Some(read) = secrets.read(names::RING_SECRET).await? else {
         return Ok(None);
     };
@@ -137,7 +137,7 @@ pub async fn read(secrets: &OwnSecrets) -> Result<Option<Kept>, BootError> {
 
 /// Takes a step of a rotation, which `asked` is the reason for.
 pub async fn take(
-    secrets: &OwnSecrets,
+    secrets: &OperatorSecrets,
     kept: Kept,
     step: KeyStep,
     asked: Option<String>,

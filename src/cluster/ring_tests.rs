@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::testing::own::{NAMESPACE, Server};
+use crate::testing::operator_secrets::{NAMESPACE, Server};
 
 async fn ring(server: &Server, guards: bool) -> Result<Ring, BootError> {
     load_or_create_ring(&server.client(), NAMESPACE, async { Ok(guards) }).await

@@ -19,7 +19,7 @@
 //! | no | POST 403 in a terminating namespace | nothing to be done, and nothing to be retried |
 //!
 //! # Assumptions
-//! A policy that was in force a moment ago ([`Fence::stands`]) is in force for the PUT that follows.
+//! A policy that was in force a moment ago ([`PolicyProbe::stands`]) is in force for the PUT that follows.
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -30,15 +30,15 @@ use kube::core::Status;
 use secrecy::ExposeSecret;
 use thiserror::Error;
 
-use super::fence::Fence;
+use super::secret_policy::PolicyProbe;
 use super::{Class, class_of, objects, said};
 use crate::api::names;
 use crate::pki::SecretData;
 
 /// Answers hold metadata, never content.
 const METADATA_ALONE: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-/// Name of the Secret that [`is_fenced`] asks about and that never comes to be.
-const PROBE: &str = "krake-hooks-fence-probe";
+/// Name of the Secret that [`is_policy_in_force`] asks about and that never comes to be.
+const PROBE: &str = "krake-hooks-policy-probe";
 
 /// A Secret as it shall be.
 #[derive(Debug)]
@@ -157,9 +157,9 @@ impl SecretError {
 pub async fn write(
     client: &Client,
     order: SecretOrder<'_>,
-    fence: &Fence,
+    policy: &PolicyProbe,
 ) -> Result<Written, SecretError> {
-    let (meta, overwrote_edit) = attempt(client, &order, fence, false).await?;
+    let (meta, overwrote_edit) = attempt(client, &order, policy, false).await?;
     order.written(meta, overwrote_edit)
 }
 
@@ -168,16 +168,16 @@ pub async fn write(
 pub async fn may_write(
     client: &Client,
     order: &SecretOrder<'_>,
-    fence: &Fence,
+    policy: &PolicyProbe,
 ) -> Result<(), SecretError> {
-    attempt(client, order, fence, true).await.map(|_| ())
+    attempt(client, order, policy, true).await.map(|_| ())
 }
 
 /// The table above; also whether somebody's edit was overwritten.
 async fn attempt(
     client: &Client,
     order: &SecretOrder<'_>,
-    fence: &Fence,
+    policy: &PolicyProbe,
     dry_run: bool,
 ) -> Result<(ObjectMeta, bool), SecretError> {
     if let Some(recorded) = order.recorded.clone()
@@ -189,7 +189,7 @@ async fn attempt(
     match post(client, order.namespace, &secret, dry_run).await {
         Ok(meta) => Ok((meta, false)),
         Err(error) if is_already_there(&error) => {
-            if !fence.stands(client).await? {
+            if !policy.stands(client).await? {
                 return Err(order.taken(&error));
             }
             match replace(client, order, None, None, dry_run).await {
@@ -212,7 +212,7 @@ async fn attempt(
 
 /// Whether the admission policy keeps us from Secrets that are not ours: a Secret without our
 /// labels is refused where the same one with them is not. (Dry runs: nothing is created.)
-pub async fn is_fenced(client: &Client, namespace: &str) -> Result<bool, SecretError> {
+pub async fn is_policy_in_force(client: &Client, namespace: &str) -> Result<bool, SecretError> {
     let owner = objects::guard_reference(PROBE, PROBE);
     let mut probe = Secret {
         metadata: ObjectMeta {

@@ -18,7 +18,7 @@ const OWNER: &str = "11111111-aaaa-4aaa-8aaa-000000000001";
 struct State {
     secrets: BTreeMap<String, Value>,
     count: u32,
-    fenced: bool,
+    in_force: bool,
     terminating: bool,
     no_right: bool,
     calls: Vec<String>,
@@ -28,9 +28,9 @@ struct State {
 struct Server(Arc<Mutex<State>>);
 
 impl Server {
-    fn new(fenced: bool) -> Self {
+    fn new(in_force: bool) -> Self {
         let server = Self::default();
-        server.0.lock().unwrap().fenced = fenced;
+        server.0.lock().unwrap().in_force = in_force;
         server
     }
 
@@ -106,7 +106,7 @@ impl State {
                     Some("NamespaceTerminating"),
                 );
             }
-            if self.fenced && !is_ours(&body) {
+            if self.in_force && !is_ours(&body) {
                 return status(422, "Invalid", "denied request: labels", None);
             }
             if old.is_some() {
@@ -126,7 +126,7 @@ impl State {
                 return status(409, "Conflict", "cannot be fulfilled", None);
             }
             let label = |secret: &Value| secret["metadata"]["labels"][names::OWNER_LABEL].clone();
-            if self.fenced && !(is_ours(old) && is_ours(&body) && label(old) == label(&body)) {
+            if self.in_force && !(is_ours(old) && is_ours(&body) && label(old) == label(&body)) {
                 return status(422, "Invalid", "exists and belongs to somebody else", None);
             }
         }
@@ -190,7 +190,7 @@ fn ours() -> Value {
 #[tokio::test]
 async fn a_new_secret_is_created_with_labels_owner_and_content() {
     let server = Server::new(true);
-    let written = write(&server.client(), order(None), &Fence::known(true))
+    let written = write(&server.client(), order(None), &PolicyProbe::known(true))
         .await
         .unwrap();
     let secret = server.get("trainer");
@@ -205,14 +205,14 @@ async fn a_new_secret_is_created_with_labels_owner_and_content() {
 
 #[tokio::test]
 async fn what_is_recorded_is_updated_and_an_edit_is_overwritten_once() {
-    for fenced in [false, true] {
-        let server = Server::new(fenced);
+    for in_force in [false, true] {
+        let server = Server::new(in_force);
         let recorded = server.put("trainer", ours());
         let client = server.client();
         let same = write(
             &client,
             order(Some(recorded.clone())),
-            &Fence::known(fenced),
+            &PolicyProbe::known(in_force),
         )
         .await
         .unwrap();
@@ -222,7 +222,7 @@ async fn what_is_recorded_is_updated_and_an_edit_is_overwritten_once() {
         let over = write(
             &client,
             order(Some(recorded.clone())),
-            &Fence::known(fenced),
+            &PolicyProbe::known(in_force),
         )
         .await
         .unwrap();
@@ -236,9 +236,13 @@ async fn what_is_recorded_is_updated_and_an_edit_is_overwritten_once() {
 async fn a_secret_that_is_gone_is_created_again() {
     let server = Server::new(true);
     let recorded = server.put("other", ours());
-    let written = write(&server.client(), order(Some(recorded)), &Fence::known(true))
-        .await
-        .unwrap();
+    let written = write(
+        &server.client(),
+        order(Some(recorded)),
+        &PolicyProbe::known(true),
+    )
+    .await
+    .unwrap();
     assert!(!written.overwrote_edit);
     assert_eq!(server.calls(), ["PUT uid version", "POST"]);
 }
@@ -256,23 +260,23 @@ async fn a_secret_of_somebody_else_is_never_overwritten() {
         resource_version: "1".into(),
     };
     for labels in strangers {
-        for (fenced, recorded) in [
+        for (in_force, recorded) in [
             (false, None),
             (true, None),
             (false, Some(&never)),
             (true, Some(&never)),
         ] {
-            let server = Server::new(fenced);
+            let server = Server::new(in_force);
             server.put("trainer", labels.clone());
             let before = server.get("trainer");
             let result = write(
                 &server.client(),
                 order(recorded.cloned()),
-                &Fence::known(fenced),
+                &PolicyProbe::known(in_force),
             )
             .await;
             let Err(SecretError::Taken { name, message }) = &result else {
-                panic!("{labels} {fenced} {recorded:?}: {result:?}");
+                panic!("{labels} {in_force} {recorded:?}: {result:?}");
             };
             assert_eq!(name, "trainer");
             assert!(!message.is_empty());
@@ -286,7 +290,7 @@ async fn a_secret_of_somebody_else_is_never_overwritten() {
 async fn without_the_policy_even_ours_is_taken_unless_it_is_recorded() {
     let server = Server::new(false);
     server.put("trainer", ours());
-    let result = write(&server.client(), order(None), &Fence::known(false)).await;
+    let result = write(&server.client(), order(None), &PolicyProbe::known(false)).await;
     assert!(
         matches!(result, Err(SecretError::Taken { .. })),
         "{result:?}"
@@ -297,12 +301,12 @@ async fn without_the_policy_even_ours_is_taken_unless_it_is_recorded() {
 #[tokio::test]
 async fn the_policy_is_asked_about_again_before_what_exists_is_overwritten() {
     let server = Server::new(true);
-    let fence = Fence::known(true);
+    let policy = PolicyProbe::known(true);
     server.put("trainer", json!({"app": "somebody's"}));
     let before = server.get("trainer");
-    server.0.lock().unwrap().fenced = false;
+    server.0.lock().unwrap().in_force = false;
     for calls in [&["POST", "POST"][..], &["POST"]] {
-        let result = write(&server.client(), order(None), &fence).await;
+        let result = write(&server.client(), order(None), &policy).await;
         assert!(
             matches!(result, Err(SecretError::Taken { .. })),
             "{result:?}"
@@ -321,7 +325,7 @@ async fn after_a_crash_between_write_and_record_ours_is_found_again() {
         resource_version: "1".into(),
     };
     for before in [None, Some(old)] {
-        let written = write(&server.client(), order(before), &Fence::known(true))
+        let written = write(&server.client(), order(before), &PolicyProbe::known(true))
             .await
             .unwrap();
         assert_eq!(written.uid, recorded.uid);
@@ -333,7 +337,12 @@ async fn a_recorded_secret_that_lost_our_labels_is_left_alone() {
     let server = Server::new(true);
     let recorded = server.put("trainer", json!({}));
     let before = server.get("trainer");
-    let result = write(&server.client(), order(Some(recorded)), &Fence::known(true)).await;
+    let result = write(
+        &server.client(),
+        order(Some(recorded)),
+        &PolicyProbe::known(true),
+    )
+    .await;
     assert!(
         matches!(result, Err(SecretError::Taken { .. })),
         "{result:?}"
@@ -345,7 +354,7 @@ async fn a_recorded_secret_that_lost_our_labels_is_left_alone() {
 async fn other_refusals_say_what_they_are() {
     let server = Server::new(true);
     server.0.lock().unwrap().terminating = true;
-    let ending = write(&server.client(), order(None), &Fence::known(true))
+    let ending = write(&server.client(), order(None), &PolicyProbe::known(true))
         .await
         .unwrap_err();
     assert!(
@@ -355,7 +364,7 @@ async fn other_refusals_say_what_they_are() {
 
     let server = Server::new(true);
     server.0.lock().unwrap().no_right = true;
-    let refused = write(&server.client(), order(None), &Fence::known(true))
+    let refused = write(&server.client(), order(None), &PolicyProbe::known(true))
         .await
         .unwrap_err();
     assert_eq!(refused.class(), Class::User);
@@ -367,15 +376,18 @@ async fn other_refusals_say_what_they_are() {
 
 #[tokio::test]
 async fn the_policy_is_found_by_what_it_refuses() {
-    for fenced in [false, true] {
-        let server = Server::new(fenced);
-        assert_eq!(is_fenced(&server.client(), "ml").await.unwrap(), fenced);
+    for in_force in [false, true] {
+        let server = Server::new(in_force);
+        assert_eq!(
+            is_policy_in_force(&server.client(), "ml").await.unwrap(),
+            in_force
+        );
         assert!(server.0.lock().unwrap().secrets.is_empty());
     }
     // Who may not create at all is refused too, and that proves nothing.
     let server = Server::new(false);
     server.0.lock().unwrap().no_right = true;
-    assert!(is_fenced(&server.client(), "ml").await.is_err());
+    assert!(is_policy_in_force(&server.client(), "ml").await.is_err());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::apply::{Regarding, Writer};
 use super::observe::workload;
 use super::{Act, Error, pages};
 use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
-use crate::decide::seen::{has_finalizer, is_let_go};
+use crate::decide::seen::{has_finalizer, is_released};
 use crate::decide::{Effect, Workload, strays};
 
 /// What became of a look.
@@ -123,7 +123,7 @@ pub async fn remove_canary(writer: &Writer, canary: &ConfigMap) -> Result<Look, 
     let uid = hook_of(meta);
     let hooks = hooks(&writer.client, namespace).await?;
     let lives = |hook: &DynamicObject| {
-        !is_let_go(&hook.metadata) && (uid.is_none() || hook.metadata.uid.as_deref() == uid)
+        !is_released(&hook.metadata) && (uid.is_none() || hook.metadata.uid.as_deref() == uid)
     };
     if hooks.iter().any(lives) {
         return Ok(Look::Concerned);

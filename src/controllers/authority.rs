@@ -1,7 +1,7 @@
 //! Which authorities are in use, read by every replica: hears of each change of their Secret, and
 //! hands on who signs, whom the callback trusts, and what is in the hooks' bundles.
 //!
-//! It must never write: [`super::keeper`] does, in one replica. A state that cannot be read changes
+//! It must never write: [`super::authority_rotation`] does, in one replica. A state that cannot be read changes
 //! nothing but what is said of it: what was in use stays in use.
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::everything;
 use crate::api::hook_authority::AuthorityPhase;
 use crate::api::names;
 use crate::cluster::authority::{State, read};
-use crate::cluster::own_secrets::OwnSecrets;
+use crate::cluster::operator_secrets::OperatorSecrets;
 use crate::decide::Settings;
 use crate::decide::authority::Fault;
 use crate::metrics::{AuthorityGauge, Metrics};
@@ -47,7 +47,7 @@ pub struct InUse {
 /// What is followed, and who hears of it.
 pub struct Context {
     /// The operator's own Secrets.
-    pub secrets: OwnSecrets,
+    pub secrets: OperatorSecrets,
     /// For the watch.
     pub watches: Client,
     /// Gets what is in use.
@@ -78,7 +78,7 @@ pub async fn run(
                 RESYNC
             }
             Err(error) => {
-                tracing::warn!(%error, "the certificate authorities stay as they are");
+                tracing::warn!(%error, "could not read the certificate authorities; keeping those in use");
                 backoff.after((), error.class())
             }
         };
@@ -135,7 +135,7 @@ impl Context {
                 ),
             },
         };
-        // What the keeper has found wrong says more than that there is nothing.
+        // What the rotation has found wrong says more than that there is nothing.
         let missing = matches!(state, State::Nothing);
         self.in_use.send_if_modified(|old| {
             if old.fault.as_ref() == Some(&fault) || (missing && old.fault.is_some()) {
@@ -251,7 +251,7 @@ where
                 Err(error) => {
                     let error = error.to_string();
                     if said.as_ref() != Some(&error) {
-                        tracing::warn!(object, error, "watch failed; it is opened again and again");
+                        tracing::warn!(object, error, "watch keeps failing; reopening it");
                         said = Some(error);
                     }
                     None

@@ -4,7 +4,7 @@ use super::*;
 use crate::cluster::authority::make;
 use crate::pki::{AuthorityValidity, Step};
 use crate::testing::build;
-use crate::testing::own::{NAMESPACE, Server};
+use crate::testing::operator_secrets::{NAMESPACE, Server};
 
 struct Setting {
     server: Server,
@@ -20,7 +20,7 @@ fn setting() -> Setting {
     let server = Server::default();
     let (in_use, in_use_rx) = watch::channel(Arc::new(InUse::default()));
     let context = Context {
-        secrets: OwnSecrets {
+        secrets: OperatorSecrets {
             client: server.client(),
             namespace: NAMESPACE.into(),
         },

@@ -8,7 +8,7 @@ use kube::runtime::watcher;
 
 use crate::api::{HookCertificate, KrakeHook, WorkloadKind, names};
 use crate::cluster::slim::{ConfigMap, Metadata};
-use crate::decide::seen::is_let_go;
+use crate::decide::seen::is_released;
 
 fn matching(
     hooks: &Store<KrakeHook>,
@@ -21,14 +21,14 @@ fn matching(
         .collect()
 }
 
-/// Who may have the workload of a hook that is gone, or let go and kept by somebody else's finalizer
-/// alone: the others for it. Of one that went while the
-/// watch was away nobody tells, so that after a list, once the cache is that list, all are looked at.
-pub fn by_departure(
+/// The hooks that may take over the workload of a hook that was deleted, or released: all others that
+/// name it. A deletion during a gap in the watch is not reported; therefore all hooks are woken after
+/// each relist, once the cache holds it.
+pub fn successors_of_deleted_hook(
     hooks: &Store<KrakeHook>,
 ) -> impl Fn(&watcher::Event<KrakeHook>) -> Vec<ObjectRef<KrakeHook>> + Send + 'static {
     let hooks = hooks.clone();
-    let heirs = |hooks: &Store<KrakeHook>, gone: &KrakeHook| {
+    let others = |hooks: &Store<KrakeHook>, gone: &KrakeHook| {
         matching(hooks, |hook| {
             hook.metadata.uid != gone.metadata.uid
                 && hook.metadata.namespace == gone.metadata.namespace
@@ -36,8 +36,8 @@ pub fn by_departure(
         })
     };
     move |event| match event {
-        watcher::Event::Delete(gone) => heirs(&hooks, gone),
-        watcher::Event::Apply(gone) if is_let_go(&gone.metadata) => heirs(&hooks, gone),
+        watcher::Event::Delete(gone) => others(&hooks, gone),
+        watcher::Event::Apply(gone) if is_released(&gone.metadata) => others(&hooks, gone),
         watcher::Event::InitDone => matching(&hooks, |_| true),
         watcher::Event::Apply(_) | watcher::Event::Init | watcher::Event::InitApply(_) => {
             Vec::new()
@@ -167,7 +167,7 @@ mod tests {
     fn who_went_unseen_makes_room_once_the_list_is_in_the_cache() {
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
         let (hooks, mut writer) = reflector::store();
-        let woken = by_departure(&hooks);
+        let woken = successors_of_deleted_hook(&hooks);
         let mut of_another = testing::hook("ml", "other");
         of_another.spec.workload.name = "another".into();
         let younger = testing::hook("ml", "trainer");

@@ -18,7 +18,9 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Reopen;
-use super::belongs::{by_certificate, by_departure, by_namespace, by_service, by_uid, by_workload};
+use super::belongs::{
+    by_certificate, by_namespace, by_service, by_uid, by_workload, successors_of_deleted_hook,
+};
 use super::everything;
 use super::feed::Feed;
 use super::readable::{watch, watch_in};
@@ -36,7 +38,7 @@ type Triggers = futures::stream::BoxStream<'static, Vec<ObjectRef<KrakeHook>>>;
 pub struct Watches {
     /// What watches have heard.
     pub caches: Caches,
-    /// Waits until every watch has told all there is.
+    /// Waits until all watches have completed their initial list.
     pub synced: Waiter,
     /// Gets what [`run`](Self::run) hears.
     pub feed: Feed,
@@ -88,9 +90,9 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
     };
     let feed = Feed::new(caches.hooks.clone());
     let news = feed.clone();
-    // A hook that goes leaves its workload to the next one, which nothing else would tell.
-    let (heirs, heir_rx) = mpsc::unbounded_channel();
-    let heirs_of = by_departure(&caches.hooks);
+    // When a hook is deleted, the next-oldest hook of its workload takes over; no other event would wake it.
+    let (successors, successor_rx) = mpsc::unbounded_channel();
+    let successors_of = successors_of_deleted_hook(&caches.hooks);
     let name_kind = tokio::sync::watch::Sender::new(BTreeSet::new());
     let named = name_kind.subscribe();
     let hooks = watch(client, everything(), &caches.hooks, metrics)
@@ -98,7 +100,7 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         .reflect(hook_writer)
         .inspect_ok(move |event| {
             // Nobody listens any more only when the process ends.
-            let _ = heirs.send(heirs_of(event));
+            let _ = successors.send(successors_of(event));
             if let watcher::Event::Apply(hook) | watcher::Event::InitApply(hook) = event
                 && let Some(kind) = hook.spec.workload.known_kind()
             {
@@ -216,7 +218,7 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
             .reflect(service_writer),
             |_: &Service| Vec::new(),
         ),
-        UnboundedReceiverStream::new(heir_rx).boxed(),
+        UnboundedReceiverStream::new(successor_rx).boxed(),
     ];
     let changes = futures::stream::select_all(changes.into_iter().chain(workloads)).boxed();
     Watches {
@@ -275,7 +277,7 @@ fn told<K>(
     match change {
         Ok(object) => Some(hooks(&object)),
         Err(error) => {
-            tracing::warn!(%kind, %error, "watch failed; it is opened again");
+            tracing::warn!(%kind, %error, "watch failed; reopening it");
             None
         }
     }

@@ -167,7 +167,7 @@ async fn reconcile(
         if let Some(error) = issued.error {
             let (class, next) = (error.class(), format!("{next:?}"));
             context.metrics.reconcile_failed("certificate", class);
-            tracing::warn!(certificate = %object, %error, next, "refused");
+            tracing::warn!(namespace = object.namespace, certificate = object.name, %error, next, "the certificate was refused; retrying");
         }
         next
     } else {
@@ -191,10 +191,17 @@ fn on_error(
     look.context.metrics.reconcile_failed("certificate", class);
     match class {
         Class::Conflict => {
-            tracing::debug!(certificate = %object, %error, "somebody was faster; looking again");
+            tracing::debug!(namespace = object.namespace, certificate = object.name, %error, "conflict; retrying");
         }
-        Class::Retry => tracing::warn!(certificate = %object, %error, "will try again"),
-        Class::User | Class::Bug => tracing::error!(certificate = %object, %error, "cannot go on"),
+        Class::Retry => {
+            tracing::warn!(namespace = object.namespace, certificate = object.name, %error, "reconcile failed; retrying")
+        }
+        Class::User => {
+            tracing::warn!(namespace = object.namespace, certificate = object.name, %error, "reconcile refused; retrying")
+        }
+        Class::Bug => {
+            tracing::error!(namespace = object.namespace, certificate = object.name, %error, "reconcile failed; retrying")
+        }
     }
     Action::requeue(look.context.backoff.after(object, class))
 }

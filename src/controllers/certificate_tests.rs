@@ -101,7 +101,7 @@ impl Server {
         let client = self.client();
         let writer = CertificateWriter {
             client: client.clone(),
-            fence: crate::cluster::fence::Fence::default(),
+            policy: crate::cluster::secret_policy::PolicyProbe::default(),
             recorder: Recorder::new(client, Reporter::from("test")),
             rsa: Arc::new(tokio::sync::Semaphore::new(1)),
         };

@@ -25,7 +25,8 @@ use crate::clock::Clocks;
 use crate::cluster::Class;
 use crate::cluster::lease::{LeaseApi, predecessor};
 use crate::cluster::term::Term;
-use crate::decide::lease::{self, Known, Moment, Periods, Predecessor, Step};
+use crate::config::Periods;
+use crate::decide::lease::{self, Known, Moment, Predecessor, Step};
 use crate::metrics::Metrics;
 
 /// How long the leader's tasks have to end by themselves.
@@ -89,7 +90,7 @@ where
             }
             if replica.has_another_time() {
                 tracing::warn!(
-                    "the wall clock was set, or this process stopped: a new term begins"
+                    "the wall clock was set, or the process was suspended; beginning a new term"
                 );
                 self.step_down(&mut replica).await;
             }
@@ -103,7 +104,7 @@ where
                 biased;
                 () = shutdown.cancelled() => break,
                 ended = replica.task_ended() => {
-                    tracing::error!(task = ended, "a task of the leader ended");
+                    tracing::error!(task = ended, "a task of the leader ended unexpectedly");
                     break;
                 }
                 () = tokio::time::sleep(pause) => {}
@@ -206,7 +207,7 @@ where
         let identity = self.term(replica.terms);
         let term = Term::begin(&identity, replica.predecessor.take(), &self.clocks, until);
         let stop = CancellationToken::new();
-        tracing::info!(leader = term.identity(), "leads");
+        tracing::info!(leader = term.identity(), "became leader");
         self.metrics.leads(true);
         let mut tasks = (self.lead)(term.clone(), stop.clone());
         let kept = term.clock().clone().keep(stop.clone());
@@ -236,10 +237,10 @@ where
             tasks.shutdown().await;
         }
         if timeout(LEAVE_WITHIN, term.settled()).await.is_err() {
-            tracing::debug!("a write of the term that ended is not answered yet");
+            tracing::debug!("a write of the term that ended has not been answered yet");
         }
         self.metrics.leads(false);
-        tracing::info!(leader = term.identity(), "leads no more");
+        tracing::info!(leader = term.identity(), "lost leadership");
     }
 
     /// Leaves the Lease to whoever comes first.
@@ -253,11 +254,11 @@ where
         let seen = replica.seen.as_ref();
         match self.lease.write(seen, free, term.identity(), within).await {
             Ok(lease) => {
-                tracing::info!("the lease is released");
+                tracing::info!("released the Lease");
                 replica.saw(Some(lease));
                 self.tell(replica, "Release", "stopped leading").await;
             }
-            Err(error) => tracing::warn!(%error, "the lease is not released; it expires"),
+            Err(error) => tracing::warn!(%error, "could not release the Lease; it expires"),
         }
     }
 
@@ -275,9 +276,9 @@ where
         }
         let fault = error.to_string();
         if error.class() == Class::Conflict {
-            tracing::debug!(%error, "somebody else wrote the lease");
+            tracing::debug!(%error, "another process wrote the Lease");
         } else if replica.fault.as_ref() != Some(&fault) {
-            tracing::warn!(%error, leads = replica.leading.is_some(), "will try again");
+            tracing::warn!(%error, leads = replica.leading.is_some(), "could not read or write the Lease; retrying");
             replica.fault = Some(fault);
         }
     }

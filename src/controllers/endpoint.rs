@@ -148,7 +148,7 @@ impl Keeper {
                         tracing::error!(
                             error = fault,
                             until = self.shown.as_ref().map(|s| s.not_after.to_string()),
-                            "the endpoint keeps the certificate it has"
+                            "could not renew the endpoint's certificate; keeping the current one"
                         );
                         self.fault = Some(fault);
                     }

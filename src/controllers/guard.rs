@@ -21,7 +21,7 @@ use crate::cluster::apply::Writer;
 use crate::cluster::observe::{Caches, Canaries, canaries};
 use crate::cluster::slim::{self, Metadata};
 use crate::cluster::{Class, Error, remains};
-use crate::decide::seen::is_let_go;
+use crate::decide::seen::is_released;
 use crate::decide::{Effect, Next, farewell};
 use crate::metrics::Metrics;
 
@@ -33,7 +33,7 @@ pub struct Context {
     pub writer: Writer,
     /// Caches of the hook controller.
     pub caches: Caches,
-    /// Decisions wait until every watch has told all there is.
+    /// Decisions wait until all watches have completed their initial list.
     pub synced: Waiter,
     /// Counters.
     pub metrics: Metrics,
@@ -125,7 +125,7 @@ fn left_alone<K: Resource>(
     let mut listed = BTreeSet::new();
     let woken = move |event: watcher::Event<K>| match event {
         watcher::Event::Delete(hook) => goes(&living, &hook),
-        watcher::Event::Apply(hook) if is_let_go(hook.meta()) => goes(&living, &hook),
+        watcher::Event::Apply(hook) if is_released(hook.meta()) => goes(&living, &hook),
         watcher::Event::Apply(hook) => {
             living.all().extend(hook.meta().uid.clone());
             Vec::new()
@@ -135,7 +135,12 @@ fn left_alone<K: Resource>(
             Vec::new()
         }
         watcher::Event::InitApply(hook) => {
-            listed.extend(hook.meta().uid.clone().filter(|_| !is_let_go(hook.meta())));
+            listed.extend(
+                hook.meta()
+                    .uid
+                    .clone()
+                    .filter(|_| !is_released(hook.meta())),
+            );
             Vec::new()
         }
         watcher::Event::InitDone => {
@@ -148,7 +153,7 @@ fn left_alone<K: Resource>(
     hooks
         .filter_map(|event| {
             let event = event.inspect_err(|error| {
-                tracing::warn!(kind = "KrakeHook", %error, "watch failed; it is opened again");
+                tracing::warn!(kind = "KrakeHook", %error, "watch failed; reopening it");
             });
             std::future::ready(event.ok())
         })
@@ -230,9 +235,9 @@ fn on_error(guard: Arc<HookGuard>, error: &Error, context: Arc<Context>) -> Acti
     let class = error.class();
     context.metrics.reconcile_failed("guard", class);
     if class == Class::Conflict {
-        tracing::debug!(guard = guard.name_any(), %error, "somebody was faster; looking again");
+        tracing::debug!(guard = guard.name_any(), %error, "conflict; retrying");
     } else {
-        tracing::warn!(guard = guard.name_any(), %error, "will try again");
+        tracing::warn!(guard = guard.name_any(), %error, "cleaning up after a deleted hook failed; retrying");
     }
     Action::requeue(context.backoff.after(guard.name_any(), class))
 }

@@ -33,7 +33,7 @@ pub struct Context {
     pub writer: Writer,
     /// Caches.
     pub caches: Caches,
-    /// Decisions wait until every watch has told all there is.
+    /// Decisions wait until all watches have completed their initial list.
     pub synced: Waiter,
     /// Counters.
     pub metrics: Metrics,
@@ -50,7 +50,7 @@ pub async fn run(
         context.synced.wait().await;
         let first = context.guard_all(stream::iter(context.missing(None)));
         if tokio::time::timeout(FIRST_WITHIN, first).await.is_err() {
-            tracing::warn!("not everything is guarded yet; going on");
+            tracing::warn!("not every dependent is guarded yet; continuing");
         }
         guarded.cancel();
         let missing = |hook| stream::iter(context.missing(Some(&hook)));
@@ -120,10 +120,10 @@ impl Context {
         match self.writer.put_guard(namespace, by, &dependent).await {
             Ok(_) => {
                 self.metrics.effect("Guard");
-                tracing::info!(%hook, kind = %dependent.kind, name = dependent.name, "guarded");
+                tracing::info!(%hook, kind = %dependent.kind, name = dependent.name, "guarded a dependent");
             }
             Err(error) => {
-                tracing::debug!(%hook, %error, "not guarded; the hook's look tries again")
+                tracing::debug!(%hook, %error, "could not guard a dependent; the hook's reconcile retries")
             }
         }
     }

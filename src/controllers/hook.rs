@@ -24,18 +24,18 @@ use crate::clock::SteadyClock;
 use crate::cluster::apply::{Regarding, Writer};
 use crate::cluster::observe::{Caches, observe, workload};
 use crate::cluster::{Act, Class, Error, said};
-use crate::decide::seen::{CallsMade, Notice, Rejection, Secrets, is_let_go};
+use crate::decide::seen::{CallsMade, Notice, Rejection, Secrets, is_released};
 use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
 use crate::decide::{mend, news};
 use crate::metrics::Metrics;
 
 /// Reconciles that run at once; each waits for the API server most of its time.
 const AT_ONCE: u16 = 16;
-/// So many rounds of decide and apply are a mistake of ours.
+/// More rounds of decide and apply in one reconcile than that are a bug.
 const MOST_ROUNDS: usize = 32;
-/// So often is decided anew at once because the callback, or the workload's controller, was faster.
-const MOST_OVERTAKEN: usize = 12;
-/// Everything is looked at now and then, whatever a watch may have missed.
+/// Immediate retries after a write was lost to the callback's, or to the workload's controller.
+const MAX_IMMEDIATE_RETRIES: usize = 12;
+/// How often everything is reconciled, whatever a watch may have missed.
 const RESYNC: Duration = Duration::from_secs(600);
 /// How long an injection counts as lately.
 const LATELY: SignedDuration = SignedDuration::from_mins(10);
@@ -50,7 +50,7 @@ pub struct Context {
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Calls to apps.
     pub calls: Calls,
-    /// Decisions wait until every watch has told all there is.
+    /// Decisions wait until all watches have completed their initial list.
     pub synced: Waiter,
     /// Counters.
     pub metrics: Metrics,
@@ -132,7 +132,12 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
         }
         if rounds > MOST_ROUNDS {
             let effects: Vec<_> = decision.effects.iter().map(label).collect();
-            tracing::error!(hook = %object, ?effects, "decisions do not come to an end");
+            tracing::error!(
+                namespace = object.namespace,
+                hook = object.name,
+                ?effects,
+                "reconcile does not converge"
+            );
             context.tell_endless(&seen, &effects).await;
             break Next::At(context.clock.now() + SignedDuration::from_secs(30));
         }
@@ -142,7 +147,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
         {
             // To wait for quiet would be to wait for as long as apps have something to say, or a rollout
             // goes on.
-            Err(error) if error.class() == Class::Conflict && overtaken < MOST_OVERTAKEN => {
+            Err(error) if error.class() == Class::Conflict && overtaken < MAX_IMMEDIATE_RETRIES => {
                 let acknowledged = context.was_acknowledged(&mut seen).await?;
                 if !acknowledged && !context.was_written(&mut seen).await? {
                     return Err(error);
@@ -156,7 +161,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     if rounds == 1 {
         context.feed.settle(object, fingerprint);
     }
-    if seen.hook_gone || is_let_go(&seen.hook.metadata) {
+    if seen.hook_gone || is_released(&seen.hook.metadata) {
         context.forget(&uid);
     }
     Ok(Action::requeue(match next.earliest(believed) {
@@ -169,12 +174,12 @@ fn on_error(hook: Arc<KrakeHook>, error: &Error, context: Arc<Context>) -> Actio
     let object = ObjectRef::from_obj(hook.as_ref());
     let class = error.class();
     context.metrics.reconcile_failed("hook", class);
+    let (namespace, hook) = (&object.namespace, &object.name);
     match class {
-        Class::Conflict => {
-            tracing::debug!(hook = %object, %error, "somebody was faster; looking again")
-        }
-        Class::Retry => tracing::warn!(hook = %object, %error, "will try again"),
-        Class::User | Class::Bug => tracing::error!(hook = %object, %error, "cannot go on"),
+        Class::Conflict => tracing::debug!(namespace, hook, %error, "conflict; retrying"),
+        Class::Retry => tracing::warn!(namespace, hook, %error, "reconcile failed; retrying"),
+        Class::User => tracing::warn!(namespace, hook, %error, "reconcile refused; retrying"),
+        Class::Bug => tracing::error!(namespace, hook, %error, "reconcile failed; retrying"),
     }
     Action::requeue(context.backoff.after(object, class))
 }
@@ -218,7 +223,13 @@ impl Context {
     async fn tell(&self, object: &ObjectRef<KrakeHook>, about: &Regarding, event: &Effect) {
         if let Effect::Event(notice) = event {
             self.writer.tell_of(about, notice).await;
-            tracing::info!(hook = %object, reason = notice.reason, note = notice.note, "event");
+            tracing::info!(
+                namespace = object.namespace,
+                hook = object.name,
+                reason = notice.reason,
+                note = notice.note,
+                "event"
+            );
             self.metrics.effect(label(event));
         }
     }
@@ -250,7 +261,12 @@ impl Context {
             }
             done => done?,
         };
-        tracing::info!(hook = %object, effect = label(effect), "done");
+        tracing::debug!(
+            namespace = object.namespace,
+            hook = object.name,
+            effect = label(effect),
+            "applied"
+        );
         self.metrics.effect(label(effect));
         // One that was refused is no quarrel with another field manager.
         let injected = matches!(fact, Fact::Workload(_));
@@ -279,7 +295,7 @@ impl Context {
             self.warn(seen, "Refused", note).await;
             return Err(error);
         }
-        tracing::warn!(hook = seen.hook_name(), namespace = seen.namespace(), effect = label(effect), %error, "refused; will try again");
+        tracing::warn!(hook = seen.hook_name(), namespace = seen.namespace(), effect = label(effect), %error, "the API server refused an effect; retrying");
         self.metrics.reconcile_failed("hook", Class::User);
         seen.absorb(Fact::Rejected(Box::new(Rejection {
             effect: effect.clone(),

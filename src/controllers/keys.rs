@@ -20,7 +20,7 @@ use crate::api::status::TokenSecret;
 use crate::api::{HookAuthority, KrakeHook, names};
 use crate::cluster::authority::AuthorityWriter;
 use crate::cluster::observe::Caches;
-use crate::cluster::own_secrets::{OwnSecrets, Wrote};
+use crate::cluster::operator_secrets::{OperatorSecrets, Wrote};
 use crate::cluster::ring::{self, BootError, Kept};
 use crate::cluster::{Class, Error};
 use crate::decide::Settings;
@@ -42,7 +42,7 @@ pub fn every(propagation_seconds: i64) -> Duration {
 /// Reads the ring for one replica.
 pub struct Follower {
     /// Where it is.
-    pub secrets: OwnSecrets,
+    pub secrets: OperatorSecrets,
     /// What tokens are made and verified with.
     pub ring: Arc<ArcSwap<Ring>>,
     /// Hears the id of the key that signs.
@@ -71,7 +71,10 @@ impl Follower {
                 Err(error) => Some(error.to_string()),
             };
             if fault.is_some() && fault != said {
-                tracing::error!(fault, "the master keys in use stay in use");
+                tracing::error!(
+                    fault,
+                    "could not load the master keys; keeping those in use"
+                );
             }
             said = fault;
             tokio::select! {
@@ -171,7 +174,7 @@ pub async fn run(context: Context, shutdown: impl Future<Output = ()>) {
     loop {
         if let Err(error) = context.look(&mut last).await {
             context.metrics.reconcile_failed("keys", error.class());
-            tracing::warn!(%error, "the master keys cannot be looked after; will try again");
+            tracing::warn!(%error, "reconciling the master keys failed; retrying");
         }
         tokio::select! {
             () = &mut shutdown => return,

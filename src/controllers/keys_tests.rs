@@ -11,7 +11,7 @@ use crate::cluster::ring::load_or_create_ring;
 use crate::cluster::slim::Pod;
 use crate::controllers::synced::Synced;
 use crate::testing;
-use crate::testing::own::{NAMESPACE, Server};
+use crate::testing::operator_secrets::{NAMESPACE, Server};
 
 const WAIT: Duration = Duration::from_secs(60);
 

@@ -1,9 +1,10 @@
 //! WHEN TO LOOK: streams of changes, and short reconciles that observe, decide and apply.
 //!
 //! Every replica watches and keeps its own endpoint; [`hook`], [`guard`], [`strays`], [`certificate`]
-//! and [`keeper`] run where the [`election`] says.
+//! and [`authority_rotation`] run where the [`election`] says.
 
 pub mod authority;
+pub mod authority_rotation;
 pub mod backoff;
 mod belongs;
 pub mod caches;
@@ -14,7 +15,6 @@ pub mod feed;
 pub mod guard;
 pub mod guarding;
 pub mod hook;
-pub mod keeper;
 pub mod keys;
 pub mod outcomes;
 pub mod provided;

@@ -26,14 +26,14 @@ const MOST: usize = 1024;
 /// Characters of an Event's note that the API server takes.
 const NOTE: usize = 1000;
 
-/// So long a hook's count is not written again.
+/// The least time between two writes of a hook's count.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
 /// How often counts are looked through: what comes in one burst is counted at once.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
 
-/// Whom people have been told about lately.
+/// Which Events have been written lately: one of a kind for each hook, and for each pod that failed.
 #[derive(Default)]
-struct Told(HashMap<(String, Option<String>, Refusal), Instant>);
+struct EventThrottle(HashMap<(String, Option<String>, Refusal), Instant>);
 
 /// Runs until `shutdown`.
 pub async fn run(
@@ -43,7 +43,7 @@ pub async fn run(
     recorder: Recorder,
     shutdown: CancellationToken,
 ) {
-    let (mut told, mut counts) = (Told::default(), Counts::default());
+    let (mut throttle, mut counts) = (EventThrottle::default(), Counts::default());
     let mut ticks = tokio::time::interval(COUNT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -67,12 +67,12 @@ pub async fn run(
         if is_to_be_mended(refusal.reason) && rejected::is_read(&hook) {
             counts.add(&refusal.hook, Instant::now());
         }
-        if !told.is_news(&object.to_string(), &refusal, Instant::now()) {
+        if !throttle.admit(&object.to_string(), &refusal, Instant::now()) {
             continue;
         }
         let event = event(&refusal);
         if let Err(error) = recorder.publish(&event, &hook.object_ref(&())).await {
-            tracing::debug!(%error, "cannot write an Event");
+            tracing::debug!(%error, "could not write an Event");
         }
     }
 }
@@ -101,7 +101,7 @@ async fn write_count(client: &Client, hooks: &Store<KrakeHook>, name: &HookName,
     };
     let namespace = hook.namespace().unwrap_or_default();
     if let Err(error) = acknowledge::write(client, &namespace, &hook.name_any(), patch).await {
-        tracing::debug!(%error, "rejected acknowledgements are not counted");
+        tracing::debug!(%error, "could not count rejected acknowledgements");
     }
 }
 
@@ -145,8 +145,8 @@ impl Count {
     }
 }
 
-impl Told {
-    fn is_news(&mut self, hook: &str, refusal: &Refused, now: Instant) -> bool {
+impl EventThrottle {
+    fn admit(&mut self, hook: &str, refusal: &Refused, now: Instant) -> bool {
         self.0.retain(|_, at| now.duration_since(*at) < PAUSE);
         let pod = (refusal.reason == Refusal::Failure).then(|| refusal.pod.clone());
         let key = (hook.to_owned(), pod.flatten(), refusal.reason);
@@ -228,19 +228,19 @@ mod tests {
 
     #[test]
     fn who_repeats_himself_is_told_about_once_a_minute() {
-        let (mut told, now) = (Told::default(), Instant::now());
+        let (mut throttle, now) = (EventThrottle::default(), Instant::now());
         let late = refused("a", Refusal::Late);
-        assert!(told.is_news("ml/trainer", &late, now));
-        assert!(!told.is_news("ml/trainer", &late, now + PAUSE / 2));
-        assert!(told.is_news("ml/other", &late, now));
-        assert!(!told.is_news("ml/trainer", &refused("b", Refusal::Late), now));
-        assert!(told.is_news("ml/trainer", &refused("a", Refusal::NotAsked), now));
+        assert!(throttle.admit("ml/trainer", &late, now));
+        assert!(!throttle.admit("ml/trainer", &late, now + PAUSE / 2));
+        assert!(throttle.admit("ml/other", &late, now));
+        assert!(!throttle.admit("ml/trainer", &refused("b", Refusal::Late), now));
+        assert!(throttle.admit("ml/trainer", &refused("a", Refusal::NotAsked), now));
         for pod in ["a", "b"] {
             let failure = refused(pod, Refusal::Failure);
-            assert!(told.is_news("ml/trainer", &failure, now));
-            assert!(!told.is_news("ml/trainer", &failure, now));
+            assert!(throttle.admit("ml/trainer", &failure, now));
+            assert!(!throttle.admit("ml/trainer", &failure, now));
         }
-        assert!(told.is_news("ml/trainer", &late, now + PAUSE));
+        assert!(throttle.admit("ml/trainer", &late, now + PAUSE));
     }
 
     #[test]
@@ -270,15 +270,15 @@ mod tests {
 
     #[test]
     fn invented_pods_fill_no_memory() {
-        let (mut told, now) = (Told::default(), Instant::now());
+        let (mut throttle, now) = (EventThrottle::default(), Instant::now());
         for number in 0..3 * MOST {
             let failure = refused(&number.to_string(), Refusal::Failure);
-            let news = told.is_news("ml/trainer", &failure, now);
+            let news = throttle.admit("ml/trainer", &failure, now);
             assert_eq!(news, number < MOST);
         }
-        assert_eq!(told.0.len(), MOST);
-        assert!(told.is_news("ml/trainer", &refused("x", Refusal::Late), now + PAUSE));
-        assert_eq!(told.0.len(), 1);
+        assert_eq!(throttle.0.len(), MOST);
+        assert!(throttle.admit("ml/trainer", &refused("x", Refusal::Late), now + PAUSE));
+        assert_eq!(throttle.0.len(), 1);
     }
 
     #[test]

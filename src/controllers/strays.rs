@@ -25,7 +25,7 @@ use crate::cluster::strays::{
     Look, hook_of, is_labelled_completed, release_workload, remove_canary, unlabel_completed,
 };
 use crate::cluster::{Act, Class, Error, pages};
-use crate::decide::seen::{has_finalizer, is_let_go};
+use crate::decide::seen::{has_finalizer, is_released};
 use crate::decide::strays::grace;
 use crate::metrics::Metrics;
 
@@ -42,7 +42,7 @@ pub struct Context {
     pub writer: Writer,
     /// Caches of the hook controller.
     pub caches: Caches,
-    /// Nothing is decided until every watch has told all there is.
+    /// Nothing is decided until all watches have completed their initial list.
     pub synced: Waiter,
     /// Counters.
     pub metrics: Metrics,
@@ -162,7 +162,7 @@ fn changes(
         .backoff(Reopen::default())
         .filter_map(move |event| {
             let event = event.inspect_err(|error| {
-                tracing::warn!(kind = kind.traits().name, %error, "watch failed; it is opened again");
+                tracing::warn!(kind = kind.traits().name, %error, "watch failed; reopening it");
             });
             std::future::ready(event.ok().map(|event| (kind, marks, event)))
         })
@@ -269,8 +269,10 @@ impl Context {
                 },
             };
             match &look {
-                Ok(Look::Released) => tracing::info!(?object, "nobody's: let go"),
-                Ok(look) => tracing::debug!(?object, ?look, "looked at"),
+                Ok(Look::Released) => {
+                    tracing::info!(?object, "released an object that belongs to no hook")
+                }
+                Ok(look) => tracing::debug!(?object, ?look, "checked"),
                 Err(error) => self.failed(error),
             }
             carriers.looked(&object, look.map_err(|_| ()), Instant::now());
@@ -334,7 +336,7 @@ impl Context {
     /// The workloads that hooks and guards in the caches name.
     fn named(&self) -> BTreeSet<(WorkloadKind, String, String)> {
         let hooks = self.caches.hooks.state();
-        let of_hooks = hooks.iter().filter(|hook| !is_let_go(&hook.metadata));
+        let of_hooks = hooks.iter().filter(|hook| !is_released(&hook.metadata));
         let of_hooks = of_hooks.filter_map(|hook| {
             let workload = &hook.spec.workload;
             let kind = workload.known_kind()?;
@@ -352,7 +354,7 @@ impl Context {
     /// Namespaces and uids of the hooks in the caches, and of those that a guard is left of.
     fn living(&self) -> BTreeSet<(String, String)> {
         let hooks = self.caches.hooks.state();
-        let of_hooks = hooks.iter().filter(|hook| !is_let_go(&hook.metadata));
+        let of_hooks = hooks.iter().filter(|hook| !is_released(&hook.metadata));
         let of_hooks = of_hooks.filter_map(|hook| Some((hook.namespace()?, hook.uid()?)));
         let guards = self.caches.guards.state();
         let of_guards = guards.iter().map(|guard| {
@@ -375,7 +377,9 @@ impl Context {
         self.metrics.reconcile_failed("strays", class);
         match class {
             Class::Conflict => tracing::debug!(%error, "somebody was faster; looking again"),
-            _ => tracing::warn!(%error, "will try again"),
+            _ => {
+                tracing::warn!(%error, "releasing an object that belongs to no hook failed; retrying")
+            }
         }
     }
 }

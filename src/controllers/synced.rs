@@ -1,4 +1,4 @@
-//! Whether watches have told all there is. kube-runtime's own `Store::wait_until_ready` wakes only
+//! Whether watches have completed their initial list. kube-runtime's own `Store::wait_until_ready` wakes only
 //! the last of several waiters (its `DelayedInit` polls one oneshot with whoever came last), so the
 //! first full listing is read off the streams themselves.
 
@@ -55,7 +55,7 @@ impl Synced {
 }
 
 impl Waiter {
-    /// Waits until every watch has told all there is. False if they have all ended before.
+    /// Waits until all watches have completed their initial list. False if they have all ended before.
     pub async fn wait(&self) -> bool {
         let (mut done, watches) = (self.done.clone(), self.watches);
         done.wait_for(|count| *count >= watches).await.is_ok()

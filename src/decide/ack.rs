@@ -37,7 +37,7 @@ use crate::api::status::{
     AckResult, Acknowledgement, Completion, KrakeHookStatus, RequestState, ShutdownRequest,
 };
 use crate::api::{HookKind, KrakeHook, names};
-use crate::decide::seen::is_let_go;
+use crate::decide::seen::is_released;
 
 /// How many keys `status.acknowledgements` may have.
 pub const MOST_KEYS: usize = 512;
@@ -233,7 +233,7 @@ fn judge(hook: &KrakeHook, incoming: &Incoming, around: Around) -> Verdict {
             Some(true) => {}
         }
     }
-    if is_let_go(&hook.metadata) {
+    if is_released(&hook.metadata) {
         return Verdict::Superseded;
     }
     let Some(finalizer) = position_of_ours(hook) else {

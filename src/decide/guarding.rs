@@ -5,7 +5,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::hook::dependent;
-use super::seen::{Dependent, annotation, controller_of, is_let_go, is_owned_by};
+use super::seen::{Dependent, annotation, controller_of, is_owned_by, is_released};
 use crate::api::condition::{self, ConditionType};
 use crate::api::kind::DependentKind;
 use crate::api::status::{RequestState, ShutdownRequest, Trigger};
@@ -22,7 +22,7 @@ pub fn is_armed(hook: &KrakeHook) -> bool {
     condition::is_true(&status.conditions, ConditionType::Armed)
         && hook.spec.enables(HookKind::Shutdown)
         && annotation(&hook.metadata, names::HOOK_ANNOTATION) != Some(names::DISABLED)
-        && !is_let_go(&hook.metadata)
+        && !is_released(&hook.metadata)
         && !status.workload_request().is_some_and(released)
 }
 

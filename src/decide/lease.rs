@@ -30,23 +30,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
+use crate::config::Periods;
+
 /// Time since a beginning that does not matter, on a clock that nobody sets.
 pub type Moment = Duration;
 
 /// Longest lease duration that is believed of a Lease: no slip of a person's hand keeps everybody
 /// waiting for ever.
 const MOST: Duration = Duration::from_secs(3600);
-
-/// The periods of an election.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Periods {
-    /// After so long without a change a Lease can be taken by another.
-    pub lease: Duration,
-    /// After so long without a renewal the leader stops; shorter than `lease`.
-    pub renew_deadline: Duration,
-    /// Pause between attempts.
-    pub retry: Duration,
-}
 
 /// What a replica knows when it decides.
 #[derive(Clone, Debug, PartialEq)]

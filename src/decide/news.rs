@@ -1,6 +1,6 @@
-//! Which change of a hook is news: everything but the words and the time of an acknowledgement that
-//! counted before, and one more that says what is decided already, that the work is complete. Apps may say the same
-//! again as often as they like; it is written down, and nothing is decided by it.
+//! Fingerprint of everything in a hook that a reconcile depends on. It ignores message and time of an
+//! acknowledgement that already counted, and further acknowledgements of a completion that is decided: an
+//! app may repeat itself as often as it likes; that is stored, and wakes nothing.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

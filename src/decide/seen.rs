@@ -537,9 +537,9 @@ fn controllers(meta: &ObjectMeta) -> impl Iterator<Item = &OwnerReference> {
     owners.filter(|owner| owner.controller == Some(true))
 }
 
-/// Whether a hook is going and nothing of ours keeps it: nobody acts on it any more, for however long
-/// somebody else's finalizer keeps it.
-pub fn is_let_go(hook: &ObjectMeta) -> bool {
+/// Whether a hook is terminating and no longer carries our finalizer: nothing acts on it any more, even if
+/// another finalizer keeps it.
+pub fn is_released(hook: &ObjectMeta) -> bool {
     hook.deletion_timestamp.is_some() && !has_finalizer(hook, names::HOOK_FINALIZER)
 }
 

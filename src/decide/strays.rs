@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::inject;
-use super::seen::{Effect, Notice, has_finalizer, is_let_go};
+use super::seen::{Effect, Notice, has_finalizer, is_released};
 use super::workload::Workload;
 use crate::api::{WorkloadKind, names};
 
@@ -44,7 +44,7 @@ pub fn concerns(hook: &ObjectMeta, data: &Value, kind: WorkloadKind, name: &str)
         value.and_then(Value::as_str)
     };
     let other = |word: Option<&str>, ours: &str| word.is_some_and(|word| word != ours);
-    !is_let_go(hook) && !other(word("kind"), kind.traits().name) && !other(word("name"), name)
+    !is_released(hook) && !other(word("kind"), kind.traits().name) && !other(word("name"), name)
 }
 
 /// What is to be done to a workload that is nobody's. Nothing is left to do when it carries nothing of

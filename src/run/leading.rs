@@ -22,9 +22,9 @@ use crate::cluster::apply::Writer;
 use crate::cluster::authority::AuthorityWriter;
 use crate::cluster::certificates::CertificateWriter;
 use crate::cluster::connect::Clients;
-use crate::cluster::fence::Fence;
 use crate::cluster::observe::Caches;
 use crate::cluster::role::Role;
+use crate::cluster::secret_policy::PolicyProbe;
 use crate::cluster::term::Term;
 use crate::config::Config;
 use crate::controllers::authority::{self, InUse};
@@ -34,7 +34,7 @@ use crate::controllers::feed::Feed;
 use crate::controllers::outcomes::Outcomes;
 use crate::controllers::provided::Provided;
 use crate::controllers::synced::Waiter;
-use crate::controllers::{certificate, guard, guarding, hook, keeper, keys, strays};
+use crate::controllers::{authority_rotation, certificate, guard, guarding, hook, keys, strays};
 use crate::decide::Settings;
 use crate::decide::authority::AuthoritySettings;
 use crate::metrics::Metrics;
@@ -54,11 +54,11 @@ pub struct Leading {
     pub signing: watch::Receiver<String>,
     /// The authorities in use now, and whatever will be; `None` without TLS.
     pub in_use: Option<watch::Sender<Arc<InUse>>>,
-    /// Whether the admission policy fences writes to Secrets.
-    pub fence: Fence,
+    /// Whether the admission policy confines our writes to Secrets.
+    pub secret_policy: PolicyProbe,
     /// What watches have heard.
     pub caches: Caches,
-    /// Decisions wait until every watch has told all there is.
+    /// Decisions wait until all watches have completed their initial list.
     pub synced: Waiter,
     /// Hooks to look at.
     pub feed: Feed,
@@ -77,7 +77,7 @@ impl Leading {
         let writer = Writer {
             client: client.clone(),
             ring: Some(Arc::clone(&self.ring)),
-            fence: self.fence.clone(),
+            policy: self.secret_policy.clone(),
             recorder: recorder.clone(),
         };
         let (calls, caller, called) = callout::channel(term.clock().clone());
@@ -91,10 +91,10 @@ impl Leading {
                 namespace: self.namespace.clone(),
                 recorder: recorder.clone(),
             };
-            self.spawn_keeper(&mut tasks, keeping, in_use.clone(), stop);
+            self.spawn_authority_rotation(&mut tasks, keeping, in_use.clone(), stop);
             let writer = CertificateWriter {
                 client,
-                fence: self.fence.clone(),
+                policy: self.secret_policy.clone(),
                 recorder,
                 // With one at a time the other reconciles have processors left.
                 rsa: Arc::new(Semaphore::new(1)),
@@ -162,7 +162,7 @@ impl Leading {
     }
 
     /// The certificate authorities: makes, imports and rotates them.
-    fn spawn_keeper(
+    fn spawn_authority_rotation(
         &self,
         tasks: &mut Tasks,
         writer: AuthorityWriter,
@@ -172,7 +172,7 @@ impl Leading {
         let certificates = &self.config.certificates;
         let source = &self.config.callback.tls.intermediate_src;
         let seconds = SignedDuration::from_secs;
-        let context = keeper::Context {
+        let context = authority_rotation::Context {
             writer,
             watches: Role::Replica.client(&self.clients.watches),
             caches: self.caches.clone(),
@@ -189,8 +189,8 @@ impl Leading {
             metrics: self.metrics.clone(),
         };
         let stopped = stop.clone().cancelled_owned();
-        let keeping = keeper::run(context, Timestamp::now, stopped);
-        tasks.spawn(named("keeper", keeping));
+        let keeping = authority_rotation::run(context, Timestamp::now, stopped);
+        tasks.spawn(named("authority rotation", keeping));
     }
 
     /// The master keys: rotates them.

@@ -6,7 +6,7 @@ pub mod clock;
 mod collector;
 mod makers;
 pub mod merge;
-pub mod own;
+pub mod operator_secrets;
 mod server;
 pub mod world;
 

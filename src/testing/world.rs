@@ -22,7 +22,7 @@ use crate::decide::bare;
 use crate::decide::entries::Entries;
 use crate::decide::farewell::Remains;
 use crate::decide::pods::{Owners, Whose, keep_own};
-use crate::decide::seen::{CallsMade, Seen, has_finalizer, is_let_go, is_owned_by};
+use crate::decide::seen::{CallsMade, Seen, has_finalizer, is_owned_by, is_released};
 use crate::decide::{self, Effect};
 
 /// A workload, kept as who wrote what.
@@ -388,7 +388,7 @@ impl World {
         let age = |hook: &KrakeHook| hook.metadata.creation_timestamp.clone();
         let rival = self.hooks.values().find(|other| {
             other.spec.workload == hook.spec.workload
-                && !is_let_go(&other.metadata)
+                && !is_released(&other.metadata)
                 && (age(other), &other.metadata.name) < (age(&hook), &hook.metadata.name)
         });
         let called = hook
@@ -446,12 +446,12 @@ impl World {
         let guard = self.guards.get(guard)?.clone();
         let hook = &guard.spec.hook;
         let living = self.hooks.get(&hook.name);
-        let living = living.filter(|h| !is_let_go(&h.metadata));
+        let living = living.filter(|h| !is_released(&h.metadata));
         if living.is_some_and(|h| h.metadata.uid.as_ref() == Some(&hook.uid)) {
             return None;
         }
         let name = &guard.spec.workload.name;
-        let names_it = |h: &KrakeHook| &h.spec.workload.name == name && !is_let_go(&h.metadata);
+        let names_it = |h: &KrakeHook| &h.spec.workload.name == name && !is_released(&h.metadata);
         let taken = self.hooks.values().any(names_it);
         Some(Remains {
             workload: self.workload(name).filter(|_| !taken),

@@ -5,9 +5,9 @@ mod commit;
 mod crew;
 mod limits;
 mod memory;
-mod own;
 mod requests;
 mod trust;
+mod user_certificates;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -287,7 +287,7 @@ impl Writer {
                 .label_completed(&api, name, json!({"uid": uid}), None)
                 .await;
             if let Err(error) = unlabelled {
-                tracing::debug!(%error, workload = object(), "the label of a completed one is still on it");
+                tracing::debug!(%error, workload = object(), "could not remove the label of a completed workload");
             }
             return Err(Error::of(Act::Delete, object())(refused));
         }

@@ -54,7 +54,7 @@ impl Writer {
                 resource_version: recorded.resource_version.clone(),
             }),
         };
-        match secrets::write(&self.client, order, &self.fence).await {
+        match secrets::write(&self.client, order, &self.policy).await {
             Ok(written) => {
                 if written.overwrote_edit {
                     let note = format!(

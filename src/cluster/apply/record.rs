@@ -114,7 +114,7 @@ impl Writer {
         }
         for (reference, secondary) in regarding {
             if let Err(error) = self.recorder.publish(&event(secondary), &reference).await {
-                tracing::debug!(%error, reason = notice.reason, "cannot write an Event");
+                tracing::debug!(%error, reason = notice.reason, "could not write an Event");
             }
         }
     }

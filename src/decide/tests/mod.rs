@@ -5,7 +5,6 @@ mod calling;
 mod convergence;
 mod farewell;
 mod faults;
-mod forbidden;
 mod injection;
 mod leaders;
 mod operator;

@@ -1,4 +1,4 @@
-//! Whether the admission policy fences our writes to Secrets.
+//! Whether the admission policy confines our writes to Secrets.
 //!
 //! Installed in one go, policies come after the operator, and a new one is not in force at once: so
 //! it is asked about until it is. Until then a Secret that exists already is never overwritten, not
@@ -12,28 +12,28 @@ use std::time::Duration;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::secrets::{SecretError, is_fenced};
+use super::secrets::{SecretError, is_policy_in_force};
 
 /// How often a policy that was not there is asked about.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What is known about the fence; clones know the same.
+/// What is known about the policy; clones know the same.
 #[derive(Clone, Debug, Default)]
-pub struct Fence {
+pub struct PolicyProbe {
     /// The operator's namespace, where it is asked about.
     namespace: String,
     stood: Arc<AtomicBool>,
 }
 
-impl Fence {
+impl PolicyProbe {
     /// Asks once.
     pub async fn probe(client: &Client, namespace: &str) -> Result<Self, SecretError> {
-        let fence = Self {
+        let policy = Self {
             namespace: namespace.to_owned(),
             ..Self::default()
         };
-        fence.ask(client).await?;
-        Ok(fence)
+        policy.ask(client).await?;
+        Ok(policy)
     }
 
     /// As it was when it was last asked about.
@@ -46,7 +46,7 @@ impl Fence {
     }
 
     /// Whether the policy was in force when it was last asked about, and still is. Where it was not,
-    /// nothing is asked: [`Fence::watch`] does.
+    /// nothing is asked: [`PolicyProbe::watch`] does.
     pub async fn stands(&self, client: &Client) -> Result<bool, SecretError> {
         Ok(self.stood() && self.ask(client).await?)
     }
@@ -58,7 +58,7 @@ impl Fence {
             match (self.stood(), told) {
                 (true, false) => tracing::info!("the admission policy is in force"),
                 (false, true) => tracing::warn!(
-                    "the admission policy that fences this operator's Secrets is not in force (config/policies): a Secret that exists already is never overwritten, not even our own after a crash"
+                    "the admission policy that confines this operator's Secrets is not in force (config/policies): a Secret that exists already is never overwritten, not even our own after a crash"
                 ),
                 _ => {}
             }
@@ -80,7 +80,7 @@ impl Fence {
     }
 
     async fn ask(&self, client: &Client) -> Result<bool, SecretError> {
-        let stands = is_fenced(client, &self.namespace).await?;
+        let stands = is_policy_in_force(client, &self.namespace).await?;
         self.stood.store(stands, Ordering::Release);
         Ok(stands)
     }

@@ -1,6 +1,6 @@
-//! The one replica that keeps the certificate authorities: looks, takes the steps that are decided,
-//! and shows them. What is looked at is the state, the user's Secret, the `HookAuthority`, and,
-//! while a rotation is under way, what the caches know of ConfigMaps and certificates.
+//! Rotates the certificate authorities; runs on the leader only. It observes the state, the user's Secret,
+//! the `HookAuthority` and, while a rotation is under way, the cached ConfigMaps and certificates; takes
+//! the steps that are decided; and reports them in the `HookAuthority`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub struct Context {
     pub watches: Client,
     /// ConfigMaps, certificates and hooks.
     pub caches: Caches,
-    /// Nothing is decided before every watch has told all there is: what is not known of yet would
+    /// Nothing is decided before all watches have completed their initial list: what is not known of yet would
     /// look as if it were not in use.
     pub synced: Waiter,
     /// Namespace, source and waits.
@@ -105,7 +105,7 @@ pub async fn run(
                 if error.class() == Class::Conflict {
                     tracing::debug!(%error, "somebody was faster; looking again");
                 } else {
-                    tracing::warn!(%error, "the certificate authorities cannot be kept; will try again");
+                    tracing::warn!(%error, "rotating the certificate authorities failed; retrying");
                 }
                 Wait {
                     most: backoff.after((), error.class()),
@@ -150,7 +150,7 @@ impl Context {
                 return Ok(wait);
             }
         }
-        tracing::error!("decisions about the certificate authorities do not come to an end");
+        tracing::error!("the rotation of the certificate authorities does not converge");
         Ok(Wait {
             most: RESYNC_FAULT,
             observed: None,
@@ -168,7 +168,7 @@ impl Context {
         let shown = match self.writer.shown().await {
             Ok(shown) => Some(shown),
             Err(error) => {
-                tracing::warn!(%error, "the certificate authorities cannot be shown");
+                tracing::warn!(%error, "could not write the status of the HookAuthority");
                 None
             }
         };
@@ -421,5 +421,5 @@ impl Context {
 }
 
 #[cfg(test)]
-#[path = "keeper_tests.rs"]
+#[path = "authority_rotation_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! The keeper against a server of its Secrets, with caches of our own making.
+//! The rotation against a server of its Secrets, with caches made for the test.
 
 use jiff::SignedDuration;
 use kube::runtime::events::{Recorder, Reporter};
@@ -11,7 +11,7 @@ use crate::api::HookCertificate;
 use crate::cluster::slim::ConfigMap;
 use crate::controllers::synced::Synced;
 use crate::pki::Succession;
-use crate::testing::own::{NAMESPACE, Server};
+use crate::testing::operator_secrets::{NAMESPACE, Server};
 use crate::testing::{self, Fault as Wrong, HOOK_UID, hook};
 
 const SOURCE: &str = "corp-ca";

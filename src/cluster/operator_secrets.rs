@@ -16,7 +16,7 @@ use crate::pki::SecretData;
 
 /// The Secrets of one namespace.
 #[derive(Clone)]
-pub struct OwnSecrets {
+pub struct OperatorSecrets {
     /// The API server.
     pub client: Client,
     /// The operator's namespace.
@@ -58,7 +58,7 @@ pub enum Wrote {
     SomebodyWasFaster,
 }
 
-impl OwnSecrets {
+impl OperatorSecrets {
     /// The Secret of that name, if it exists.
     pub async fn read(&self, name: &str) -> Result<Option<Read>, Error> {
         let request = Request::new(secrets::path(&self.namespace))

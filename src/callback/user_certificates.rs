@@ -18,7 +18,7 @@ use crate::cluster::acknowledge;
 const QUESTIONS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("10 is not zero");
 
 /// What is known of users' own certificates.
-pub struct OwnCertificates {
+pub struct UserCertificates {
     cache: Store<HookCertificate>,
     client: Client,
     questions: DefaultDirectRateLimiter,
@@ -35,7 +35,7 @@ pub enum Standing {
     Unknown,
 }
 
-impl OwnCertificates {
+impl UserCertificates {
     /// By a cache, and a server where the cache is behind.
     pub fn new(cache: Store<HookCertificate>, client: Client) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl OwnCertificates {
             Ok(true) => Standing::Stands,
             Ok(false) => Standing::Gone,
             Err(error) => {
-                tracing::warn!(%error, "a certificate of a user's own can be neither let in nor refused");
+                tracing::warn!(%error, "could not look up a user's HookCertificate; answering 503");
                 Standing::Unknown
             }
         }
