@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::condition::ConditionType;
 
 /// The HookAuthority `krake-hooks` in the operator's namespace shows which certificate authority
-/// signs, until when, and whether a rotation is under way. The operator makes it and writes its
-/// status; the authorities themselves are in the Secret `krake-hooks-ca`. Annotate it with
-/// `hooks.krake.dev/rotate=now` (any value that is not the last one) and the authority that the
-/// operator has made is replaced by a new one, without one failed acknowledgement. The same with
-/// `hooks.krake.dev/rotate-master-key`, and the key that tokens are made with is.
+/// signs, until when, and whether a rotation is in progress. The operator creates it and writes its
+/// status; the authorities themselves are in the Secret `krake-hooks-ca`. The annotation
+/// `hooks.krake.dev/rotate=now` (any value other than the last one) replaces the operator's own
+/// authority without a failed acknowledgement; `hooks.krake.dev/rotate-master-key` likewise
+/// replaces the master key that tokens are derived from.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "hooks.krake.dev",
@@ -36,37 +36,38 @@ use super::condition::ConditionType;
 #[serde(rename_all = "camelCase")]
 pub struct HookAuthoritySpec {}
 
-/// What is in use.
+/// The authorities and keys in use.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HookAuthorityStatus {
-    /// `Ready`: an authority signs. `SourceReady`: the user's own is good, or none is configured.
-    /// `Rotating`: another one is about to sign, or one that did is still trusted. `Expiring`: the
-    /// user's own nears its end, and nobody but the user can replace it. `KeysRotating`: another
-    /// master key is about to sign, or tokens of an earlier one are still good.
+    /// `Ready`: there is an authority that signs. `SourceReady`: the user's own authority is valid,
+    /// or none is configured. `Rotating`: a new authority is about to sign, or an earlier one is
+    /// still trusted. `Expiring`: the user's own authority is about to expire, and only the user
+    /// can replace it. `KeysRotating`: a new master key is about to be used, or tokens of an
+    /// earlier one are still valid.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// First 16 digits of the SHA-256 fingerprint of the certificate that signs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<String>,
-    /// Where it comes from: `Operator`, or the name of the user's Secret.
+    /// Where the signing authority comes from: `Operator`, or the name of the user's Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// It signs nothing beyond this time.
+    /// The end of its validity; it signs nothing beyond that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Time>,
-    /// An authority that the operator has made is replaced from this time on.
+    /// When the operator's own authority is due to be replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation_time: Option<Time>,
     /// Value of `hooks.krake.dev/rotate` that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotated_for: Option<String>,
-    /// All that are in use, in the order in which they sign.
+    /// All authorities in use, in the order in which they sign.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["fingerprint"]))]
     pub authorities: Vec<AuthorityInUse>,
-    /// The master keys that tokens are made with, in the order in which they sign.
+    /// The master keys that tokens are derived from, in the order in which they are used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
     pub master_keys: Vec<MasterKeyInUse>,
@@ -87,7 +88,7 @@ impl HookAuthorityStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct MasterKeyInUse {
-    /// Its id, with which its tokens begin; it tells nothing about the key.
+    /// Its id, which its tokens begin with; it reveals nothing about the key.
     pub id: String,
     /// What it is used for.
     pub phase: AuthorityPhase,
@@ -105,22 +106,22 @@ pub struct AuthorityInUse {
     pub phase: AuthorityPhase,
     /// Where it comes from: `Operator`, or the name of the user's Secret.
     pub source: String,
-    /// It is valid from here.
+    /// Start of its validity.
     pub not_before: Time,
-    /// It is valid until here.
+    /// End of its validity.
     pub not_after: Time,
-    /// Since when it is in its phase.
+    /// When it entered this phase.
     pub since: Time,
 }
 
 /// What an authority, or a master key, is used for.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuthorityPhase {
-    /// It is trusted, and signs nothing yet.
+    /// It is trusted, and does not sign yet.
     Prepared,
     /// It signs.
     Active,
-    /// It signs nothing any more, and is trusted until nothing of it is in use.
+    /// It no longer signs, and is trusted until nothing that it has signed is in use.
     Retiring,
 }
 

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::pki::KeyAlgorithm;
 
-/// A HookCertificate asks for a client certificate with which the callback endpoint lets its
-/// holder acknowledge for one hook of the same namespace. The certificate is kept in a Secret.
-/// There is no `commonName`: it is `hooks.user` of the operator's configuration.
+/// A HookCertificate requests a client certificate. The callback endpoint accepts acknowledgements
+/// for one hook of the same namespace from its holder. The certificate is kept in a Secret. There
+/// is no `commonName`: it is `hooks.user` of the operator's configuration.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "hooks.krake.dev",
@@ -37,22 +37,23 @@ use crate::pki::KeyAlgorithm;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HookCertificateSpec {
-    /// The hook this certificate may acknowledge for; always of the same namespace. Immutable.
+    /// The hook that this certificate may acknowledge for, in the same namespace. Immutable.
     pub hook: HookReference,
-    /// Name of the Secret that gets `cert.pem`, `key.pem` and `bundle.pem`. It must not belong to
-    /// anybody else. Default: the name of this object followed by `-tls`.
+    /// Name of the Secret for `cert.pem`, `key.pem` and `bundle.pem`. A Secret that exists already
+    /// must be the operator's. Default: the name of this object followed by `-tls`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
     )]
     pub secret_name: Option<String>,
-    /// How long a certificate is valid, in seconds; never beyond its issuer. Default:
+    /// Lifetime of a certificate in seconds; it never outlives its issuer. Default:
     /// `certificates.durationSeconds` of the operator's configuration (90 days).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 600, max = 31_536_000))]
     pub duration_seconds: Option<i64>,
-    /// How long before its end a certificate is renewed, in seconds. Default: a third of its life.
+    /// How many seconds before it expires a certificate is renewed. Default: a third of its
+    /// lifetime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 31_536_000))]
     pub renew_before_seconds: Option<i64>,
@@ -61,7 +62,7 @@ pub struct HookCertificateSpec {
     pub private_key: Option<PrivateKey>,
 }
 
-/// A hook of the same namespace.
+/// A hook in the same namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HookReference {
@@ -70,7 +71,7 @@ pub struct HookReference {
     pub name: String,
 }
 
-/// How the private key is made.
+/// How the private key is generated.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PrivateKey {
@@ -84,26 +85,26 @@ pub struct PrivateKey {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HookCertificateStatus {
-    /// Generation of the spec this status speaks about.
+    /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready` and `Issuing`.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The Secret as last written.
+    /// The Secret as the operator last wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<IssuedSecret>,
     /// Serial number of the certificate, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial_number: Option<String>,
-    /// The certificate is valid from here.
+    /// Start of the certificate's validity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Time>,
-    /// The certificate is valid until here.
+    /// End of the certificate's validity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Time>,
-    /// The certificate will be renewed at this time.
+    /// When the certificate will be renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_time: Option<Time>,
     /// How many certificates have been issued for this object.
@@ -121,19 +122,19 @@ pub struct HookCertificateStatus {
     /// Value of `hooks.krake.dev/renew` that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewed_for: Option<String>,
-    /// How often in a row what is asked for was refused. Each time the wait before the next attempt
-    /// doubles, up to an hour; a change of the spec is tried at once.
+    /// How many attempts in a row have been refused. The delay before the next one doubles each
+    /// time, up to an hour; a changed spec is tried at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_attempts: Option<i64>,
-    /// When it was refused last.
+    /// When the last attempt was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure_time: Option<Time>,
-    /// What was refused, as a hash.
+    /// Hash of the order that was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_order: Option<String>,
 }
 
-/// A Secret as last written.
+/// A Secret as the operator last wrote it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct IssuedSecret {
@@ -141,6 +142,6 @@ pub struct IssuedSecret {
     pub name: String,
     /// Uid of the Secret.
     pub uid: String,
-    /// resourceVersion of the Secret after our last write.
+    /// resourceVersion of the Secret after the operator's last write.
     pub resource_version: String,
 }

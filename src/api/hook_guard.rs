@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::WorkloadKind;
 
-/// A HookGuard stands for one hook: it owns the hook's Secrets and ConfigMap, and it is the second
-/// owner that keeps pods alive while their removal waits. It is cluster-scoped, so that nobody who
-/// may only write in the namespace can take it away. The operator makes and deletes it; its name
-/// is the hook's uid. `kubectl get hookguards` lists every hold in the cluster.
+/// A HookGuard represents one hook: it owns the hook's Secrets and ConfigMap, and as a second owner
+/// it keeps the pods of the workload while a removal waits. It is cluster-scoped, so that write
+/// access to the namespace is not enough to delete it. The operator creates and deletes it; its
+/// name is the hook's uid. `kubectl get hookguards` lists every hold in the cluster.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "hooks.krake.dev",
@@ -32,13 +32,13 @@ use super::kind::WorkloadKind;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HookGuardSpec {
-    /// The hook this guard stands for.
+    /// The hook that this guard represents.
     pub hook: GuardedHook,
     /// The workload whose removal waits.
     pub workload: GuardedWorkload,
 }
 
-/// The hook a guard stands for.
+/// The hook that a guard represents.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GuardedHook {
@@ -50,7 +50,7 @@ pub struct GuardedHook {
     pub uid: String,
 }
 
-/// The workload a guard stands for.
+/// The workload of the hook that a guard represents.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GuardedWorkload {

@@ -51,28 +51,30 @@ pub struct KrakeHookSpec {
     /// The workload whose pods get the hook and whose removal waits. Immutable.
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.workload is immutable: delete the hook and create another one"))]
     pub workload: WorkloadReference,
-    /// Names of the containers that get token, URL and certificate. Empty (default): all app
-    /// containers; init containers only if named.
+    /// Names of the containers that get token, URL and certificate. Empty (default): all containers
+    /// but init containers, which get them only if they are named here.
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub containers: Vec<String>,
-    /// How pods get what they need. Default: `Template`.
+    /// How pods get token, URL and certificate. Default: `Template`.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == 'Template'").message("spec.injection: this version supports Template only"))]
     pub injection: Injection,
-    /// The app says by this hook that its work is complete. Present: enabled.
+    /// Lets the app report that its work is complete. Enabled if present; `{}` enables it with its
+    /// defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complete: Option<CompleteHook>,
-    /// The app is told by this hook that it will be removed, and says when it has shut down. Until
-    /// then, or until its time is up, the removal waits. Present: enabled.
+    /// Tells the app that it is about to be removed, and holds the removal until the app has
+    /// acknowledged that it has shut down, or until its deadline. Enabled if present; `{}` enables
+    /// it with its defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown: Option<ShutdownHook>,
-    /// Whether the workload is to run. Default: `Running`.
+    /// Whether the workload should run. Default: `Running`.
     #[serde(default)]
     pub state: State,
 }
 
-/// A workload of the hook's own namespace.
+/// A workload in the hook's namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[x_kube(validation = Rule::new("(self.apiVersion == 'apps/v1' && self.kind in ['Deployment', 'StatefulSet', 'DaemonSet', 'ReplicaSet']) || (self.apiVersion == 'v1' && self.kind in ['ReplicationController', 'Pod']) || (self.apiVersion == 'batch/v1' && self.kind == 'Job')").message("spec.workload: one of apiVersion apps/v1 with kind Deployment, StatefulSet, DaemonSet or ReplicaSet; v1 with ReplicationController or Pod; batch/v1 with Job"))]
 #[serde(rename_all = "camelCase")]
@@ -85,7 +87,7 @@ pub struct WorkloadReference {
     /// and the removal of a Pod cannot be made to wait.
     #[schemars(length(min = 1, max = 64))]
     pub kind: String,
-    /// Name. The workload may be created after the hook.
+    /// Name of the workload. It may be created after the hook.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
@@ -103,28 +105,30 @@ pub enum Injection {
     /// The workload's pod template is patched: one rollout.
     #[default]
     Template,
-    /// Pods are changed when they are admitted; the workload stays untouched. Not in this version.
+    /// Pods are changed when they are admitted, and the workload is left as it is. Not supported by
+    /// this version.
     Pod,
 }
 
 /// Whether the workload is to run.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// It runs; if it was stopped before, it gets back the replicas that it had.
+    /// It runs. If it was stopped before, it gets its former replicas back.
     #[default]
     Running,
-    /// It is asked to shut down, as before a removal, and then scaled to zero (a Job: suspended).
+    /// The app is asked to shut down, as before a removal; then the workload is scaled to zero (a
+    /// Job is suspended).
     Stopped,
 }
 
-/// The hook by which an app says that its work is complete.
+/// Lets an app report that its work is complete.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CompleteHook {
-    /// What happens to a completed workload. Default: `Delete`.
+    /// What happens to the workload once it is complete. Default: `Delete`.
     #[serde(default)]
     pub action: CompleteAction,
-    /// How many pods have to say so. Default: `Any`.
+    /// How many pods have to report it. Default: `Any`.
     #[serde(default)]
     pub acknowledgements: Quorum,
     /// Whether the shutdown hook runs before a completed workload is deleted or scaled to zero.
@@ -150,29 +154,29 @@ pub enum CompleteAction {
     Delete,
     /// The workload is scaled to zero (a Job: suspended), and stays.
     ScaleToZero,
-    /// Only the status says it; the workload goes on.
+    /// The workload is left as it is; only the status reports the completion.
     None,
 }
 
-/// The hook by which an app is told to shut down, and says when it has.
+/// Tells an app to shut down, and lets it acknowledge that it has.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ShutdownHook {
-    /// Who is called when a removal was asked for. Absent: nobody is called, the app finds out by
-    /// itself.
+    /// How the app is called when a removal is requested. Absent: it is not called, and has to find
+    /// out by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_out: Option<CallOut>,
-    /// How long the app has to acknowledge, in seconds, from the first finished call. Default:
+    /// Seconds that the app has to acknowledge, from the end of the first call. Default:
     /// `hooks.shutdown.timeoutSeconds` of the operator's configuration (30).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000))]
     pub timeout_seconds: Option<i64>,
-    /// Further whole rounds (call, then wait `timeoutSeconds`) after a deadline. Default:
+    /// How often the whole round (call, then wait `timeoutSeconds`) is repeated after a deadline. Default:
     /// `hooks.shutdown.retries` of the operator's configuration (0).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub retries: Option<i64>,
-    /// What happens when the time of the last round is up. Default: `hooks.shutdown.onTimeout` of
+    /// What happens at the deadline of the last round. Default: `hooks.shutdown.onTimeout` of
     /// the operator's configuration (`Delete`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_timeout: Option<OnTimeout>,
@@ -190,12 +194,12 @@ pub struct ShutdownHook {
     pub cert_mount_path: Option<String>,
 }
 
-/// Who is called when a removal was asked for.
+/// How the app is called when a removal is requested.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[x_kube(validation = Rule::new("self.mode == 'None' || has(self.service)").message("spec.shutdown.callOut.service is needed with mode Service; mode None calls nobody"))]
 #[serde(rename_all = "camelCase")]
 pub struct CallOut {
-    /// Whether the pods behind a Service are called, or nobody. Default: `Service`.
+    /// Whether pods behind a Service are called. Default: `Service`.
     #[serde(default)]
     pub mode: CallOutMode,
     /// The app's shutdown service.
@@ -206,23 +210,23 @@ pub struct CallOut {
     pub fan_out: FanOut,
 }
 
-/// Whether anybody is called.
+/// Whether pods are called.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CallOutMode {
-    /// The pods behind a Service are called.
+    /// Pods behind a Service are called.
     #[default]
     Service,
-    /// Nobody is called: the app finds out by itself.
+    /// No pod is called: the app has to find out by itself.
     None,
 }
 
 /// How many pods are called.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FanOut {
-    /// One ready pod; the next one if the call fails.
+    /// One ready pod; if the call fails, the next one.
     #[default]
     One,
-    /// Each of the workload's own pods that is ready, and each that becomes ready later.
+    /// Every ready pod of the workload, and every one that becomes ready later.
     EachPod,
 }
 
@@ -230,7 +234,7 @@ pub enum FanOut {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ShutdownService {
-    /// Name of a Service of the same namespace, with a selector.
+    /// Name of a Service in the same namespace. It needs a selector.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// Port of the Service, by number or name. Default: its first TCP port.
@@ -257,14 +261,14 @@ pub enum Scheme {
     Http,
 }
 
-/// What happens when nobody has acknowledged in time.
+/// What happens if the app has not acknowledged by the deadline.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnTimeout {
     /// The removal goes on (Krake's `failure_strategy: delete`).
     #[default]
     Delete,
-    /// The removal keeps waiting for a late acknowledgement or `hooks.krake.dev/skip` (Krake's
-    /// `failure_strategy: give_up`).
+    /// The removal keeps waiting for a late acknowledgement, or for the annotation
+    /// `hooks.krake.dev/skip` (Krake's `failure_strategy: give_up`).
     Retain,
 }
 
@@ -276,10 +280,10 @@ pub enum OnTimeout {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Quorum {
-    /// Default: `Any`.
+    /// Which pods have to acknowledge. Default: `Any`.
     #[serde(default)]
     pub policy: QuorumPolicy,
-    /// How many, with policy `AtLeast`; all that still live, if those are fewer.
+    /// How many pods, with policy `AtLeast`. If fewer are still running, all of those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 512))]
     pub count: Option<i64>,
@@ -288,12 +292,12 @@ pub struct Quorum {
 /// Which pods have to acknowledge.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QuorumPolicy {
-    /// One, also one that does not say which pod it is.
+    /// One pod; its acknowledgement need not name the pod.
     #[default]
     Any,
-    /// Each pod that could acknowledge when it was asked and that still lives, by its own uid.
+    /// Every pod that was asked and still runs; each acknowledges with its own uid.
     All,
-    /// As many of them as `count` says, by their own uids.
+    /// At least `count` of them; each acknowledges with its own uid.
     AtLeast,
 }
 
@@ -318,15 +322,15 @@ pub struct EnvNames {
     pub url: Option<String>,
 }
 
-/// A kind of hook; threaded through everything, so that there are never two copies of code.
+/// A kind of hook. It is a parameter of everything that both kinds share.
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum HookKind {
-    /// The app says that its work is done.
+    /// The app reports that its work is complete.
     Complete,
-    /// The app says that it has shut down.
+    /// The app acknowledges that it has shut down.
     Shutdown,
 }
 

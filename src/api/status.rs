@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::krake_hook::{CompleteAction, FanOut, OnTimeout, Quorum, QuorumPolicy, Scheme};
 
-/// What the operator answers.
+/// What the operator reports about the hook.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct KrakeHookStatus {
-    /// Generation of the spec this status speaks about.
+    /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`, `Injected`, `CertificateReady`, `Armed`, `Blocking`, and where they apply
@@ -26,29 +26,31 @@ pub struct KrakeHookStatus {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// One word on where the hook stands, for `kubectl get`.
+    /// The state of the hook in one word, for `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// The workload this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<ObservedWorkload>,
-    /// The Secret with the token, as last written.
+    /// The Secret with the token, as the operator last wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenSecret>,
-    /// How the app is called, remembered while armed: the Service may go before the workload.
+    /// How the app is called. Kept while the hook is armed, because the Service may be deleted
+    /// before the workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_out: Option<RememberedCallOut>,
-    /// How the workload is being deleted, once seen.
+    /// How the workload is being deleted, once that has been observed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion: Option<Deletion>,
-    /// Requests to the app to shut down, by their id: those that are open, and the last one of the
-    /// workload until another one opens.
+    /// Shutdown requests by id: all that are open, and the most recent one of the workload until
+    /// the next one is opened.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, ShutdownRequest>,
-    /// How many requests are open; absent if none is.
+    /// Number of open requests; absent if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_requests: Option<i64>,
-    /// The nearest deadline of the open requests; absent if each has passed, or is not known yet.
+    /// The nearest deadline of the open requests; absent if all have passed, or if none is known
+    /// yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
     /// The workload ran to completion.
@@ -57,13 +59,14 @@ pub struct KrakeHookStatus {
     /// The workload was scaled to zero, or is about to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
-    /// Acknowledgements by `<kind>.<pod uid or anonymous>`; added by the callback alone.
+    /// Acknowledgements by `<kind>.<pod uid or anonymous>`. Only the callback adds to them.
     #[serde(default)]
     pub acknowledgements: BTreeMap<String, Acknowledgement>,
-    /// Acknowledgements that were rejected while the newest request was open; counted by the callback.
+    /// Acknowledgements that were rejected while the current request was open; counted by the
+    /// callback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejected>,
-    /// The newest ten outcomes, newest first.
+    /// The ten most recent outcomes, newest first.
     #[serde(default)]
     #[schemars(length(max = 10))]
     pub history: Vec<HistoryEntry>,
@@ -91,26 +94,28 @@ impl KrakeHookStatus {
     }
 }
 
-/// Where a hook stands.
+/// The state of a hook.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The workload does not exist (yet), or the hook may not act; see `Ready`.
+    /// The workload does not exist (yet), or the hook cannot act on it; the condition `Ready` says
+    /// why.
     Pending,
-    /// Pods are getting token, URL and certificate.
+    /// Pods are being given token, URL and certificate.
     Injecting,
-    /// Pods have all they need; there is no removal to hold.
+    /// Pods have all they need; the hook holds no removals.
     Ready,
-    /// A removal will wait.
+    /// A removal of the workload will wait.
     Armed,
-    /// A removal waits for the acknowledgement.
+    /// A removal is waiting for the acknowledgement.
     Waiting,
-    /// The time is up and the removal keeps waiting.
+    /// The deadline has passed, and the removal keeps waiting.
     Retained,
-    /// `state: Stopped`: the app is asked to shut down, or the workload is being scaled to zero.
+    /// `state: Stopped`: the app has been asked to shut down, or the workload is being scaled to
+    /// zero.
     Stopping,
-    /// `state: Stopped`: it is.
+    /// `state: Stopped`: the workload is stopped.
     Stopped,
-    /// A removal was let go on.
+    /// A removal was released.
     Released,
     /// The workload ran to completion.
     Completed,
@@ -122,23 +127,23 @@ pub enum Phase {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservedWorkload {
-    /// Uid of the workload; a new uid forgets requests, completion and deletion.
+    /// Uid of the workload. When it changes, requests, completion and deletion are cleared.
     pub uid: String,
 }
 
-/// The token Secret as last written.
+/// The token Secret as the operator last wrote it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenSecret {
     /// Uid of the Secret.
     pub secret_uid: String,
-    /// resourceVersion of the Secret after our last write.
+    /// resourceVersion of the Secret after the operator's last write.
     pub resource_version: String,
-    /// What the token in it was derived for: key id and workload uid.
+    /// What its token was derived from: id of the master key and uid of the workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derived_for: Option<String>,
-    /// Since when it is made with that key, by the API server's clock: older pods may have the token of
-    /// another key. Nothing where there never was another.
+    /// When the token of this master key replaced one of another key, by the API server's clock:
+    /// older pods may still have that one. Absent if there never was another key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
 }
@@ -147,7 +152,7 @@ pub struct TokenSecret {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RememberedCallOut {
-    /// Target port, by number, or by name as the pods name it.
+    /// Target port: a number, or the name of a container port.
     pub port: IntOrString,
     /// Path of the request.
     pub path: String,
@@ -160,27 +165,27 @@ pub struct RememberedCallOut {
 /// How a workload is being deleted.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deletion {
-    /// Its dependents go after it.
+    /// Background: its dependents are deleted after it.
     Background,
-    /// Its dependents go before it.
+    /// Foreground: its dependents are deleted before it.
     Foreground,
-    /// Its dependents stay.
+    /// Orphan: its dependents are left.
     Orphan,
 }
 
-/// One request to the app to shut down.
+/// One shutdown request.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ShutdownRequest {
     /// Id of the request; the app sees it as `Krake-Request-Id`.
     pub id: String,
-    /// What is to shut down.
+    /// What has to shut down.
     pub scope: Scope,
-    /// Whether it still waits.
+    /// Whether it is still waiting.
     pub state: RequestState,
-    /// Why the app was asked.
+    /// Why the app was asked to shut down.
     pub trigger: Trigger,
-    /// How many times this workload had been asked before.
+    /// How many requests this workload had before.
     #[serde(default)]
     pub ordinal: i64,
     /// Uid of the workload that was asked.
@@ -189,71 +194,71 @@ pub struct ShutdownRequest {
     /// Uids of the pods that could acknowledge when the request opened.
     #[serde(default)]
     pub pods: Vec<String>,
-    /// When it opened.
+    /// When it was opened.
     pub opened_at: Time,
-    /// What the spec said when the request opened; it holds until the request is closed.
+    /// What the spec said when the request was opened; it applies until the request is closed.
     pub terms: Terms,
-    /// The operator process that counts the deadline; another one takes over by calling again, with what
-    /// was left of the time.
+    /// The leader that counts the deadline. When another replica takes over, it calls the app again
+    /// and grants the rest of the time.
     pub leader: String,
-    /// The round ends here, by the clock of that process. Absent until the round's first call has
-    /// finished, and when closed.
+    /// The end of the round, by the leader's clock. Absent until the first call of the round has
+    /// ended, and once the request is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
-    /// Number of the round, from 1.
+    /// Number of the round, starting at 1.
     pub round: i64,
-    /// The newest call.
+    /// The most recent call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_attempt: Option<Attempt>,
-    /// How many calls have ended in this round, made by this leader.
+    /// How many calls of this round have ended, of those made by this leader.
     #[serde(default)]
     pub attempts: i64,
-    /// With `fanOut: EachPod`, what came of calling each pod in this round: at most 32, those with
-    /// an error first.
+    /// With `fanOut: EachPod`, the result of calling each pod in this round: at most 32 pods,
+    /// failed ones first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub called_pods: Vec<CalledPod>,
-    /// The annotation `hooks.krake.dev/skip` is there without a reason, and an Event has said so.
+    /// The annotation `hooks.krake.dev/skip` has no reason, and an Event has reported that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skip_lacks_reason: bool,
-    /// How it ended.
+    /// Its outcome, once closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// In what words.
+    /// Details of the outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What a request asks to shut down.
+/// What a request is about.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The workload with all its pods.
     Workload,
 }
 
-/// Whether a request still waits.
+/// Whether a request is still waiting.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestState {
-    /// Acknowledgements count.
+    /// It is waiting: acknowledgements count.
     Open,
-    /// Acknowledgements are late.
+    /// It has ended: acknowledgements come too late.
     Closed,
 }
 
 /// Why an app was asked to shut down.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// Somebody deletes the workload.
+    /// The workload is being deleted.
     Delete,
     /// `state: Stopped`.
     Stop,
-    /// The work is complete and `shutdownFirst` is set.
+    /// The workload is complete, and `shutdownFirst` is set.
     Complete,
 }
 
 impl Trigger {
-    /// The word in the status. Ids of requests are made of it: with another word, an app would be
-    /// asked anew by every upgrade.
+    /// The word in the status. Request ids are derived from it: if it changed, an upgrade would ask
+    /// every app again.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delete => "Delete",
@@ -263,19 +268,19 @@ impl Trigger {
     }
 }
 
-/// What the spec said when a request opened.
+/// What the spec said when a request was opened.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Terms {
-    /// Length of a round in seconds.
+    /// Length of a round, in seconds.
     pub timeout_seconds: i64,
-    /// Further rounds.
+    /// How often the round is repeated.
     pub retries: i64,
-    /// What happens when the time of the last round is up.
+    /// What happens at the deadline of the last round.
     pub on_timeout: OnTimeout,
     /// How many pods have to acknowledge.
     pub acknowledgements: Quorum,
-    /// Whether the app is called at all.
+    /// Whether the app is called.
     pub calls: bool,
     /// How many pods are called.
     #[serde(default)]
@@ -286,9 +291,9 @@ pub struct Terms {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
-    /// When it finished.
+    /// When it ended.
     pub at: Time,
-    /// Name of the pod that was called.
+    /// Name of the pod that was called; absent if there was none to call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
     /// HTTP status, or what went wrong: `Timeout`, `ConnectFailed`, `NoAnswer`, `BadPath`,
@@ -296,21 +301,21 @@ pub struct Attempt {
     pub code: String,
 }
 
-/// What came of calling one pod.
+/// The result of calling one pod.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CalledPod {
     /// Name of the pod.
     pub pod: String,
-    /// When its newest call ended.
+    /// When the most recent call ended.
     pub at: Time,
-    /// What came of it, as in `lastAttempt`.
+    /// The result of that call, as in `lastAttempt`.
     pub code: String,
-    /// How many of its calls have ended.
+    /// How many calls of this pod have ended.
     pub attempts: i64,
 }
 
-/// How a removal was let go on, or a hook's work ended.
+/// How a removal was released, or a request or completion ended.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The app acknowledged.
@@ -319,17 +324,17 @@ pub enum Outcome {
     TimedOut,
     /// The app did not acknowledge in time; the removal keeps waiting.
     Retained,
-    /// A person said so by `hooks.krake.dev/skip`.
+    /// A person released it with `hooks.krake.dev/skip`.
     Skipped,
-    /// No pod ran that could have acknowledged.
+    /// No pod was running that could have acknowledged.
     NothingRunning,
-    /// The namespace is being deleted; Kubernetes does not wait for anybody there.
+    /// The namespace is being deleted, and Kubernetes does not wait for apps there.
     NamespaceTerminating,
-    /// The deletion leaves the pods alone.
+    /// The deletion leaves the pods running.
     Orphaned,
-    /// The hook no longer wants a hold.
+    /// The hook was deleted, or no longer holds the workload.
     HookGone,
-    /// The workload had completed.
+    /// The workload was complete.
     Completed,
     /// `state` was set back to `Running` before the app had acknowledged.
     Cancelled,
@@ -360,22 +365,23 @@ pub struct Completion {
     /// Uid of the workload.
     #[serde(rename = "workloadUID")]
     pub workload_uid: String,
-    /// Hash of the pod template without our entries; tells the same work created again.
+    /// Hash of the pod template without the injected entries. It identifies the same work when it
+    /// is created again.
     pub template_hash: String,
-    /// When enough pods had said so.
+    /// When enough pods had reported it.
     pub at: Time,
-    /// What was done.
+    /// What was done with the workload.
     pub action: CompleteAction,
-    /// The request that runs first, with `shutdownFirst`.
+    /// Id of the shutdown request that comes first, with `shutdownFirst`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
-    /// Uids of the pods that there were, with `ScaleToZero`: what they say is about this run, also
-    /// if the workload is scaled up again.
+    /// With `ScaleToZero`, uids of the pods of this run: if the workload is scaled up again, their
+    /// acknowledgements do not count for the next run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<String>,
 }
 
-/// A workload that was scaled to zero by this operator, or is about to be.
+/// A workload that the operator has scaled to zero, or is about to.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Stopped {
@@ -384,10 +390,10 @@ pub struct Stopped {
     pub workload_uid: String,
     /// Why: `Stop` or `Complete`.
     pub because: Trigger,
-    /// What it had, and gets back with `state: Running`; absent for a Job, which is suspended.
+    /// Replicas to restore with `state: Running`; absent for a Job, which is suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i64>,
-    /// When it was seen at zero. Absent: not yet.
+    /// When it was first observed at zero; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
 }
@@ -399,51 +405,51 @@ pub struct Stopped {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Acknowledgement {
-    /// When it was taken.
+    /// When it was accepted.
     pub at: Time,
-    /// The request it answers; shutdown only.
+    /// Id of the request that it answers; shutdown only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
     /// Uid of the workload it is about.
     #[serde(rename = "workloadUID")]
     pub workload_uid: String,
-    /// What the spec asked for at that moment; complete only.
+    /// The action in the spec at that moment; complete only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<CompleteAction>,
-    /// How many had to say so at that moment; complete only.
+    /// The quorum policy in the spec at that moment; complete only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<QuorumPolicy>,
-    /// What the app says of its work. `Failure` does not count.
+    /// What the app reports. `Failure` does not count.
     pub result: AckResult,
-    /// What the app says in words.
+    /// The app's message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
-    /// Serial number of the client certificate; absent without TLS.
+    /// Serial number of the client certificate; absent without mTLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
 }
 
-/// Acknowledgements that were rejected while a request was open. The Events of the hook say why.
+/// Acknowledgements that were rejected while a request was open; the hook's Events say why.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Rejected {
-    /// The request that was open.
+    /// Id of the request that was open.
     pub request: String,
-    /// How many, roughly: each replica adds its own every half a minute.
+    /// How many, approximately: each replica adds its own count every 30 s.
     pub count: i64,
-    /// When it was last added to.
+    /// When the count last changed.
     pub at: Time,
 }
 
-/// What an app says of its work.
+/// What an app reports.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AckResult {
-    /// It counts.
+    /// It has shut down, or is complete: the acknowledgement counts.
     #[default]
     Success,
-    /// It is stored and shown, and does not count.
+    /// It has failed: the acknowledgement is stored and shown, and does not count.
     Failure,
 }
 
@@ -451,7 +457,7 @@ pub enum AckResult {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryEntry {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
     /// Why the app was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -461,6 +467,6 @@ pub struct HistoryEntry {
     pub request: Option<String>,
     /// When it ended.
     pub at: Time,
-    /// In what words.
+    /// Details of the outcome.
     pub message: String,
 }
