@@ -87,7 +87,7 @@ fn rooms_in(code: &str) -> Vec<&'static str> {
         .map(|(at, word)| &code[at + word.len()..]);
     let named = named.flat_map(|path| match path.strip_prefix('{') {
         Some(group) => group.split('}').next().unwrap_or_default().split(','),
-        None => path.split(':'),
+        None => path.split("::").next().unwrap_or_default().split(','),
     });
     let first = |path: &str| {
         let word = path
