@@ -34,7 +34,8 @@ pub fn decide(seen: &Seen, settings: &Settings, now: Timestamp) -> Decision {
     if let Some(token) = &seen.token {
         status.token = Some(token.clone());
     }
-    let mut step = match context.situation() {
+    let situation = context.situation();
+    let mut step = match situation {
         Situation::Over => return Decision::nothing(),
         Situation::New => return only(Effect::AddHookFinalizer),
         Situation::Rivalled(rival) => context.rivalled(&mut status, rival),
@@ -51,8 +52,8 @@ pub fn decide(seen: &Seen, settings: &Settings, now: Timestamp) -> Decision {
         | Situation::Controlled(workload)
         | Situation::Present(workload) => {
             let met = context.meet(&mut status, workload);
-            let equipped = context.present(&mut status, workload);
-            met.and(equipped)
+            let present = context.present(&mut status, workload, situation);
+            met.and(present)
                 .and(context.mend_secrets(&status, workload))
         }
     };
@@ -83,7 +84,12 @@ pub(super) struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// The workload is there, and nobody deletes it.
-    fn present(&self, status: &mut KrakeHookStatus, workload: &Workload) -> Step {
+    fn present(
+        &self,
+        status: &mut KrakeHookStatus,
+        workload: &Workload,
+        situation: Situation,
+    ) -> Step {
         let mut step = self.prune(status, workload);
         step.join(self.settle_leftovers(status, Some(workload)));
         step.find(nothing_held());
@@ -92,7 +98,7 @@ impl<'a> Context<'a> {
             Break(last) => return step.and(last),
             Continue(completed) => step.join(completed),
         }
-        let last = match self.situation() {
+        let last = match situation {
             Situation::HookDeleting(_) => {
                 let why = "the hook is being deleted";
                 match self.abandon_stop(status, workload, why) {

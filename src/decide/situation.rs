@@ -76,3 +76,94 @@ impl<'a> Context<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::decide::Seen;
+    use crate::testing::build::{self, NAME};
+    use crate::testing::world::World;
+
+    /// A hook with our finalizer, and its workload, which is held.
+    fn held() -> Seen {
+        let mut world = World::new();
+        let workload = build::deployment(NAME).finalizer(names::SHUTDOWN_FINALIZER);
+        world.create_workload(workload);
+        let hook = build::hook(NAME).shutdown();
+        world.create_hook(hook.finalizer(names::HOOK_FINALIZER));
+        world.observe(NAME).expect("the hook is there")
+    }
+
+    fn word(seen: &Seen) -> String {
+        let settings = build::settings("leader-0", true);
+        let context = Context {
+            seen,
+            settings: &settings,
+            now: build::at(0),
+        };
+        let word = format!("{:?}", context.situation());
+        word.split('(').next().unwrap_or_default().to_owned()
+    }
+
+    fn delete(workload: &mut Workload) {
+        workload.metadata.deletion_timestamp = Some(build::time(1));
+    }
+
+    /// From the last line of the table up: whatever else is true, the first line that is counts.
+    #[test]
+    fn the_first_line_that_is_true_counts() {
+        let lines: [(&str, fn(&mut Seen)); 8] = [
+            ("Controlled", |seen| {
+                let made = build::deployment(NAME).owner("Deployment", "its-owner");
+                let made = made.with("/kind", json!("ReplicaSet"));
+                seen.workload = Some(made.workload());
+            }),
+            ("NamespaceTerminating", |seen| {
+                seen.namespace_terminating = true;
+            }),
+            ("Disabled", |seen| {
+                let annotations = seen.hook.metadata.annotations.get_or_insert_default();
+                annotations.insert(names::HOOK_ANNOTATION.into(), names::DISABLED.into());
+            }),
+            ("HookDeleting", |seen| {
+                seen.hook.metadata.deletion_timestamp = Some(build::time(1));
+            }),
+            ("Removing", |seen| seen.workload.iter_mut().for_each(delete)),
+            ("Absent", |seen| seen.workload = None),
+            ("Rivalled", |seen| seen.rival = Some("older".into())),
+            ("Over", |seen| seen.hook.metadata.finalizers = None),
+        ];
+        let mut seen = held();
+        assert_eq!(word(&seen), "Present");
+        for (expected, change) in lines {
+            change(&mut seen);
+            assert_eq!(word(&seen), expected);
+        }
+        let mut seen = held();
+        seen.hook_gone = true;
+        assert_eq!(word(&seen), "Over");
+    }
+
+    #[test]
+    fn a_hook_without_our_finalizer_is_new_unless_it_is_being_deleted() {
+        let mut seen = held();
+        seen.rival = Some("older".into());
+        seen.hook.metadata.finalizers = None;
+        assert_eq!(word(&seen), "New");
+        seen.hook.metadata.deletion_timestamp = Some(build::time(1));
+        assert_eq!(word(&seen), "Over");
+    }
+
+    #[test]
+    fn what_is_held_is_removed_with_its_namespace() {
+        let mut seen = held();
+        seen.namespace_terminating = true;
+        assert_eq!(word(&seen), "Removing");
+        seen.hook.metadata.deletion_timestamp = Some(build::time(1));
+        assert_eq!(word(&seen), "Removing");
+        seen.hook.spec.shutdown = None;
+        assert_eq!(word(&seen), "HookDeleting");
+    }
+}

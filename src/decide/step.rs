@@ -16,8 +16,9 @@
 //! |---|---|---|
 //! | anything | found | the later |
 //! | anything | as it was told before | what the stored status says |
-//! | nothing | suggested, kept | the suggestion; what the stored status says |
-//! | anything | suggested, kept | what was said before |
+//! | nothing, kept | suggested | the suggestion |
+//! | nothing | kept | what the stored status says |
+//! | anything else | suggested, kept | what was said before |
 //! | nothing | nothing | condition: none; phase: what the stored status says |
 
 use std::collections::BTreeMap;
@@ -224,4 +225,123 @@ pub(super) fn merge(context: &Context, mut status: KrakeHookStatus, step: Step) 
     }
     effects.extend(then);
     Decision { effects, next }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::build::{self, NAME};
+    use crate::testing::world::World;
+
+    const KIND: ConditionType = ConditionType::Ready;
+
+    fn found(message: &str) -> Finding {
+        Finding::no(KIND, Reason::Arming, message)
+    }
+
+    /// What `Ready` says after these, where the stored status says "stored".
+    fn told(steps: impl IntoIterator<Item = Step>) -> Option<String> {
+        let mut world = World::new();
+        world.create_hook(build::hook(NAME).shutdown());
+        let mut seen = world.observe(NAME).expect("the hook is there");
+        let mut status = KrakeHookStatus::default();
+        let stored = condition::condition(&found("stored"), &[], None, build::at(0));
+        status.conditions.push(stored);
+        seen.hook.status = Some(status.clone());
+        let settings = build::settings("leader-0", true);
+        let context = Context {
+            seen: &seen,
+            settings: &settings,
+            now: build::at(1),
+        };
+        let all = steps.into_iter().fold(Step::default(), Step::and);
+        let decision = merge(&context, status, all);
+        let written = decision
+            .effects
+            .into_iter()
+            .find_map(|effect| match effect {
+                Effect::WriteStatus(status) => Some(status),
+                _ => None,
+            });
+        let conditions = written.expect("its generation is new").conditions;
+        condition::find(&conditions, KIND).map(|condition| condition.message.clone())
+    }
+
+    /// The second table of this module, with each pair in its order.
+    #[test]
+    fn what_counts_of_two_that_say_something_of_one_condition() {
+        let nothing = || Step::default();
+        let say = |say: fn(&mut Step)| {
+            let mut step = Step::default();
+            say(&mut step);
+            step
+        };
+        let one = || say(|step| step.find(found("one")));
+        let two = || say(|step| step.find(found("two")));
+        let suggested = || say(|step| step.suggest(found("suggested")));
+        let kept = || say(|step| step.keep([KIND]));
+        let as_before = || say(Step::keep_told);
+        let lines = [
+            ([nothing(), nothing()], None),
+            ([one(), two()], Some("two")),
+            ([as_before(), one()], Some("one")),
+            ([suggested(), one()], Some("one")),
+            ([kept(), one()], Some("one")),
+            ([one(), as_before()], Some("stored")),
+            ([suggested(), as_before()], Some("stored")),
+            ([nothing(), suggested()], Some("suggested")),
+            ([kept(), suggested()], Some("suggested")),
+            ([one(), suggested()], Some("one")),
+            ([as_before(), suggested()], Some("stored")),
+            ([nothing(), kept()], Some("stored")),
+            ([one(), kept()], Some("one")),
+            ([suggested(), kept()], Some("suggested")),
+        ];
+        for (number, (steps, expected)) in lines.into_iter().enumerate() {
+            assert_eq!(told(steps).as_deref(), expected, "line {number}");
+        }
+    }
+
+    #[test]
+    fn what_holds_is_carried_out_before_all_else_and_once() {
+        let world = {
+            let mut world = World::new();
+            world.create_hook(build::hook(NAME).shutdown());
+            world
+        };
+        let seen = world.observe(NAME).expect("the hook is there");
+        let settings = build::settings("leader-0", true);
+        let context = Context {
+            seen: &seen,
+            settings: &settings,
+            now: build::at(1),
+        };
+        let canary = || Effect::CreateCanary {
+            workload_uid: "w".into(),
+        };
+        let step = |hold: bool, first: bool| {
+            let mut step = Step::default();
+            step.hold.extend(hold.then(canary));
+            step.first.extend(first.then_some(Effect::CreateGuard));
+            step.then.push(Effect::ApplyCertificate);
+            step.notice(false, "Told", "of the status");
+            step
+        };
+        let effects = |steps: [Step; 2]| {
+            let all = steps.into_iter().fold(Step::default(), Step::and);
+            merge(&context, seen.status(), all).effects
+        };
+        assert_eq!(effects([step(true, true), step(true, false)]), [canary()]);
+        let first = effects([step(false, true), step(false, false)]);
+        assert_eq!(first, [Effect::CreateGuard]);
+        let rest = effects([step(false, false), Step::default()]);
+        assert!(matches!(
+            rest[..],
+            [
+                Effect::WriteStatus(_),
+                Effect::Event(_),
+                Effect::ApplyCertificate
+            ]
+        ));
+    }
 }
