@@ -154,7 +154,7 @@ impl Caller {
                 }
                 () = until(overdue) => match waiting.overdue() {
                     Some(order) => {
-                        tracing::warn!(hook = %order.hook, pod = order.order.pod, "a call waited too long for the other calls of its namespace");
+                        tracing::warn!(namespace = order.hook.namespace, hook = order.hook.name, pod = order.order.pod, "a call waited too long for the other calls of its namespace");
                         let attempt = order.attempt(NOT_SENT.to_owned(), &self.clock);
                         (order, attempt)
                     }
@@ -254,12 +254,19 @@ async fn call(
     let code = match tokio::time::timeout(ANSWER_WITHIN, put(&client, &order)).await {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            tracing::debug!(hook = %order.hook, pod = order.order.pod, %error, "call failed");
+            tracing::debug!(namespace = order.hook.namespace, hook = order.hook.name, pod = order.order.pod, %error, "call failed");
             error.code().to_owned()
         }
         Err(_) => "Timeout".to_owned(),
     };
-    tracing::info!(hook = %order.hook, request = order.order.request, pod = order.order.pod, code, "called the app");
+    tracing::info!(
+        namespace = order.hook.namespace,
+        hook = order.hook.name,
+        request = order.order.request,
+        pod = order.order.pod,
+        code,
+        "called the app"
+    );
     let attempt = order.attempt(code, &clock);
     (order, attempt)
 }

@@ -284,7 +284,8 @@ impl Context {
         match issued {
             Ok(issuance) => {
                 tracing::info!(
-                    certificate = %object,
+                    namespace = object.namespace,
+                    certificate = object.name,
                     secret = issuance.secret.name,
                     cause = order.cause.as_str(),
                     serial = issuance.serial,

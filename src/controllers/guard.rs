@@ -200,7 +200,7 @@ async fn reconcile(guard: Arc<HookGuard>, context: Arc<Context>) -> Result<Actio
             hook = left.guard.spec.hook.name,
             namespace = left.guard.spec.hook.namespace,
             effect = farewell_label(effect),
-            "done for a hook that is gone"
+            "cleaned up after a deleted hook"
         );
     }
     context.backoff.reset(&name);

@@ -120,10 +120,10 @@ impl Context {
         match self.writer.put_guard(namespace, by, &dependent).await {
             Ok(_) => {
                 self.metrics.effect("Guard");
-                tracing::info!(%hook, kind = %dependent.kind, name = dependent.name, "guarded a dependent");
+                tracing::info!(namespace, hook = hook.name, kind = %dependent.kind, name = dependent.name, "guarded a dependent");
             }
             Err(error) => {
-                tracing::debug!(%hook, %error, "could not guard a dependent; the hook's reconcile retries")
+                tracing::debug!(namespace, hook = hook.name, %error, "could not guard a dependent; the hook's reconcile retries")
             }
         }
     }
