@@ -1,5 +1,5 @@
-//! What becomes of a hook whose workload is not there, is another one than before, or belongs to an older
-//! hook; and of what workloads that are gone have left.
+//! Hooks whose workload does not exist, was replaced by another one of the same name, or belongs to
+//! an older hook; and what deleted workloads have left behind.
 
 use std::ops::ControlFlow::{Break, Continue};
 
@@ -16,11 +16,12 @@ use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::status::{Deletion, ObservedWorkload, Outcome, Phase, RequestState};
 use crate::api::{HookKind, KrakeHookStatus, names};
 
-/// How often a workload is looked for that nobody watches.
+/// How often a workload is read whose kind is not watched.
 const UNWATCHED: SignedDuration = SignedDuration::from_secs(10);
 
 impl Context<'_> {
-    /// An older hook has this workload: say so and touch nothing, unless something was promised before.
+    /// An older hook has this workload: report that and touch nothing, unless an acknowledged
+    /// completion is still to be carried out.
     pub(super) fn rivalled(&self, status: &mut KrakeHookStatus, rival: &str) -> Step {
         let mut step = Step::default();
         if let Some(workload) = &self.seen.workload
@@ -50,7 +51,7 @@ impl Context<'_> {
         step
     }
 
-    /// Whether this hook may have taken a completion before an older one was there.
+    /// Whether this hook may have accepted a completion before the older hook existed.
     fn may_have_promised(&self, status: &KrakeHookStatus, workload: &Workload) -> bool {
         let uid = uid_of(&workload.metadata);
         let met = status.workload.as_ref().is_some_and(|w| w.uid == uid);
@@ -59,8 +60,8 @@ impl Context<'_> {
         met && due && workload.metadata.deletion_timestamp.is_none()
     }
 
-    /// What was asked of, and said by, a workload that this hook has nothing more to do with: it is the
-    /// history's.
+    /// Closes the open request of a workload that is gone, and records its outcome and completion
+    /// in the history.
     fn settle_last(&self, status: &mut KrakeHookStatus, why: &str) -> Step {
         if let Some(request) = status.workload_request()
             && request.state == RequestState::Open
@@ -80,11 +81,13 @@ impl Context<'_> {
         let Some(last) = status.workload.clone() else {
             return Step::default();
         };
-        // Answered while the workload went: what is left of it is the receipt.
+        // The completion was acknowledged while the workload was being deleted: only the receipt is
+        // left to write.
         self.note_completion_of(status, &last.uid, String::new(), None)
     }
 
-    /// A workload of a new uid starts anew: requests and completions of the old one are not its own.
+    /// A workload with a new uid starts afresh: requests and completions of its predecessor do not
+    /// apply.
     pub(super) fn meet(&self, status: &mut KrakeHookStatus, workload: &Workload) -> Step {
         let mut step = Step::default();
         let uid = uid_of(&workload.metadata);
@@ -181,7 +184,7 @@ impl Context<'_> {
                 )
             }
         };
-        // Whoever waits for the hook must not wait for ever: nothing is left to come.
+        // Nothing more will happen: clients that wait for `Ready` must not wait for ever.
         let over = matches!(reason, Reason::Complete | Reason::Released);
         step.find(Finding {
             kind: ConditionType::Ready,
@@ -204,7 +207,7 @@ impl Context<'_> {
         step
     }
 
-    /// What carries the guard, and a canary, of workloads that are gone: never left for ever.
+    /// Guards and canaries of workloads that are gone are always cleaned up.
     ///
     /// If the deletion left its dependents alone, the canary stands there without owner: then the
     /// pods live on, and only the guard goes. Anything else was a removal, and goes on.

@@ -6,8 +6,8 @@
 //! | shutdown | no request for this workload | `NotAsked` |
 //! | any | the same stands there for this request (complete: this workload), open or closed | `Replayed` |
 //! | complete | this run has been scaled to zero because it is complete, and is at zero still | `Replayed` |
-//! | any | the hook is going and nothing of ours keeps it: nobody would act on it | `Superseded` |
-//! | any | nothing of ours keeps the hook yet | `Unkept` |
+//! | any | the hook is terminating without our finalizer: nothing would act on it | `Superseded` |
+//! | any | our finalizer is not on the hook yet | `Unkept` |
 //! | shutdown | the request is closed | `Late` |
 //! | any | pods are counted (`All`, `AtLeast`), and this one does not say which it is | `Anonymous` |
 //! | shutdown | pods are counted, and this one is not among those that were asked | `NotAsked` |
@@ -17,14 +17,15 @@
 //! | any | this is a Failure | `Write`, only while nothing at all changes |
 //! | any | | `Write`, only while the request is open (complete: the workload is the same) |
 //!
-//! What a cache says may be old by the time it takes to call an app and to be answered. So all but
-//! a Success that is written is [`Verdict::LookAgain`] from a cached hook: a write tests what it
-//! was decided on, a refusal (and a replay, which promises that something counts) cannot. Likewise
-//! whose a pod is: what the caches do not know for the workload's own is [`Verdict::LookAround`].
+//! A cache may be behind by as long as it takes to call an app and to be answered. A write is safe
+//! all the same, because it tests what it was decided on. A refusal cannot, and neither can a
+//! replay, which promises that something counts: decided from a cached hook, both become
+//! [`Verdict::LookAgain`]. Likewise a pod that the caches do not know as one of the workload's
+//! becomes [`Verdict::LookAround`].
 //!
-//! One who is not refused here counts: the quorum asks no second time. Without a uid in the URL it is
-//! nobody's pod in particular; that, and a uid that is a sibling's, cannot be told from the truth,
-//! because all pods of a workload have one token.
+//! An acknowledgement that is not refused here counts; the quorum does not check it again. All pods
+//! of a workload share one token, so a caller can leave the uid out of the URL, or use a sibling's:
+//! that cannot be detected.
 
 use std::borrow::Cow;
 
@@ -56,9 +57,9 @@ pub struct Incoming {
     pub workload_uid: String,
     /// Uid of the pod, when the URL names one.
     pub pod: Option<String>,
-    /// What the app says of its work.
+    /// What the app reports.
     pub result: AckResult,
-    /// What the app says in words.
+    /// The app's message.
     pub message: Option<String>,
     /// Serial number of the client certificate.
     pub certificate: Option<String>,
@@ -128,8 +129,8 @@ pub enum Verdict {
     Superseded,
     /// The pod that the URL names is not the workload's.
     ForeignPod,
-    /// Our finalizer is not on the hook: an acknowledgement could go with it before anybody has acted
-    /// on it.
+    /// Our finalizer is not on the hook: it could be deleted before the acknowledgement is acted
+    /// on.
     Unkept,
     /// The hook has to be read from the server first.
     LookAgain,
@@ -276,7 +277,7 @@ fn position_of_ours(hook: &KrakeHook) -> Option<usize> {
     finalizers.position(|finalizer| finalizer == names::HOOK_FINALIZER)
 }
 
-/// 200 would be a lie to whoever is not counted.
+/// An acknowledgement that is not counted must not be answered 200.
 fn uncounted(
     hook: &KrakeHook,
     request: Option<&ShutdownRequest>,

@@ -1,4 +1,4 @@
-//! What makes a removal wait: finalizer and guards; and when that is taken back.
+//! Arming: the finalizer, the guards and the canary that make a removal wait; and disarming.
 
 use super::guarding::lacks_guard;
 use super::hook::{Context, dependent, uid_of};
@@ -10,11 +10,11 @@ use super::workload::Workload;
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::{HookKind, KrakeHookStatus, names};
 
-/// What the workload has made and lacks the guard.
+/// Dependents of the workload that lack the guard.
 pub(super) struct Guarding {
-    /// What puts it on.
+    /// The effects that add it.
     pub missing: Step,
-    /// Nothing lacks it, and every live pod is, or belongs to, something that has it.
+    /// No dependent lacks it, and every running pod is, or belongs to, a guarded one.
     pub complete: bool,
 }
 
@@ -65,7 +65,7 @@ impl Context<'_> {
         let leaves = canary.is_some_and(|canary| canary.deletion_timestamp.is_some());
         let watched = !leaves && canary.is_some_and(|canary| is_owned_by(canary, &uid));
         if held && !watched {
-            // One that somebody deletes stands there by its finalizer alone, and is of no use.
+            // A terminating canary exists only because of its finalizer, and is of no use.
             if leaves {
                 step.hold.push(Effect::RemoveCanary { name });
             }
@@ -74,7 +74,7 @@ impl Context<'_> {
         (held && complete && watched, step)
     }
 
-    /// Puts the guard on everything the workload has made that lacks it.
+    /// Guards every dependent of the workload that lacks it.
     pub(super) fn guard_dependents(&self, workload: &Workload) -> Guarding {
         let mut missing = Step::default();
         let held = has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER);

@@ -1,5 +1,5 @@
-//! One request to the app to shut down, whatever it is for: a removal, `state: Stopped`, or a completion
-//! with `shutdownFirst`. What is asked, until when, and who has answered.
+//! The course of a shutdown request, whatever its trigger: a removal, `state: Stopped`, or a
+//! completion with `shutdownFirst`.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
@@ -18,13 +18,13 @@ use crate::api::krake_hook::QuorumPolicy;
 use crate::api::status::{Deletion, Outcome, RequestState, ShutdownRequest, Trigger};
 use crate::api::{HookKind, KrakeHookStatus, names};
 
-/// An app whose time is nearly up when the leader changes has so much at least: what it has said
-/// meanwhile, and nobody has answered, it says again.
+/// The least time an app has left after a change of the leader, so that it can repeat an
+/// acknowledgement that was not answered meanwhile.
 const HAND_OVER: SignedDuration = SignedDuration::from_secs(5);
 
 impl Context<'_> {
-    /// Asks the app before a workload comes to rest that nobody deletes. Goes on when it has answered,
-    /// or need not be asked; until then everything there is to do has been said.
+    /// Asks the app before its workload is scaled to zero or deleted by this operator. Continues
+    /// once the app has answered or need not be asked; breaks while it is being waited for.
     pub(super) fn ask_before_rest(
         &self,
         status: &mut KrakeHookStatus,
@@ -47,7 +47,7 @@ impl Context<'_> {
         Break(step)
     }
 
-    /// The answer of the hold table.
+    /// Looks the answer up in the hold table.
     pub(super) fn ask(
         &self,
         status: &mut KrakeHookStatus,
@@ -59,7 +59,7 @@ impl Context<'_> {
         self.question(status, workload, purpose).answer(self.now)
     }
 
-    /// Does what the hold table says about asking.
+    /// Carries out the answer of the hold table.
     pub(super) fn follow(
         &self,
         status: &mut KrakeHookStatus,
@@ -140,15 +140,15 @@ impl Context<'_> {
         }
     }
 
-    /// How far a request is.
+    /// How many acknowledgements a request has, and needs.
     pub(super) fn tally(&self, status: &KrakeHookStatus, request: &ShutdownRequest) -> Tally {
         let able = pods::able_to_acknowledge(self.seen, &request.workload_uid);
         let quorum = &request.terms.acknowledgements;
         quorum::tally(quorum, &request.pods, &able, &said_to(status, request))
     }
 
-    /// Pods are counted, and of those that were asked none is left to say anything, or ever has.
-    /// Others run in their stead: they are asked.
+    /// If pods are counted and none of those that were asked has acknowledged or still can, the
+    /// pods that run now are asked in their place.
     fn ask_successors(&self, status: &mut KrakeHookStatus, workload_uid: &str) {
         let Some(request) = status.workload_request() else {
             return;
@@ -188,9 +188,9 @@ impl Context<'_> {
         step
     }
 
-    /// The process that counted the deadline leads no more. What it had left of the app's time when it
-    /// was last known to lead is what the app still has; where nobody can tell, it has all of it. It is
-    /// called again: what that process was told of its calls may be lost.
+    /// Another process counted the deadline until now. The app has what was left of its time when
+    /// that process was last known to lead, or all of its time if that is not known. It is called
+    /// again, because the results of the calls so far may be lost.
     fn take_over(&self, status: &mut KrakeHookStatus) {
         let request = status.workload_request();
         let left = request.and_then(|request| self.time_left(request));
@@ -201,13 +201,14 @@ impl Context<'_> {
         });
     }
 
-    /// By the clock of the process before: its deadline, and when it was last known to lead.
+    /// What was left, by the clock of the former leader: its deadline, and when it was last known
+    /// to lead.
     fn time_left(&self, request: &ShutdownRequest) -> Option<SignedDuration> {
         let before = self.settings.predecessor.as_ref();
         let before = before.filter(|before| before.term == request.leader)?;
         let left = request.deadline.as_ref()?.0.duration_since(before.renewed);
         if left <= SignedDuration::ZERO {
-            // It has led, and could be told, until the time was up and longer.
+            // That process still led, and could be told, when the deadline passed.
             return Some(SignedDuration::ZERO);
         }
         let all = SignedDuration::from_secs(request.terms.timeout_seconds);
@@ -231,7 +232,7 @@ impl Context<'_> {
         step.and(self.report_retained(status, workload))
     }
 
-    /// What came of calling the app belongs to how its request ended.
+    /// Adds why the app could not be called, if that is known.
     pub(super) fn with_fault(&self, status: &KrakeHookStatus, message: String) -> String {
         let request = status.workload_request();
         match request.and_then(|request| self.call_fault(status, request)) {
@@ -241,7 +242,7 @@ impl Context<'_> {
     }
 }
 
-/// What pods have said to a request; not to another one.
+/// What pods have answered to this request.
 pub(super) fn said_to(status: &KrakeHookStatus, request: &ShutdownRequest) -> Said {
     Said::of(&status.acknowledgements, HookKind::Shutdown, |ack| {
         ack.request.as_deref() == Some(&request.id) && ack.workload_uid == request.workload_uid
@@ -260,7 +261,7 @@ fn next_round(status: &mut KrakeHookStatus) -> Step {
     step
 }
 
-/// The round's calls, and with them its deadline, are to be made anew.
+/// The calls of the round start again, and with them its deadline.
 fn begin_round(request: &mut ShutdownRequest) {
     request.deadline = None;
     request.last_attempt = None;

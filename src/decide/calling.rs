@@ -1,12 +1,12 @@
 //! Whom to call, and when.
 //!
-//! With `fanOut: One` one pod is called at a time, another one each time, until one has answered; and
-//! another one if that one goes. With `EachPod` each pod that counts has its own call and its own
-//! repetitions; those that become ready later are called then. Nobody is called who has acknowledged
-//! already, or who has answered that he never will (404, 405).
+//! With `fanOut: One` one pod is called at a time, a different one each time, until one has
+//! answered; if that pod terminates, another one is called. With `EachPod` each pod that counts is
+//! called, and called again, independently of the others; pods that become ready later are called
+//! then. A pod that has acknowledged is not called again, nor is one that has answered 404 or 405.
 //!
-//! Calls are repeated after half the time that has passed, within bounds: that backs off exponentially
-//! and needs no counter that a restart could lose.
+//! A call is repeated after half the time that has passed since the request was opened, within
+//! bounds: an exponential backoff without a counter that a restart would lose.
 
 use std::collections::BTreeMap;
 
@@ -29,14 +29,14 @@ const LEAST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
 const MOST_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 /// Calls of one hook that may be open at once: one workload must not take all places.
 const AT_ONCE: usize = 32;
-/// So many pods are shown, and their changes told.
+/// How many pods are shown in the status, and reported in Events.
 const SHOWN: usize = 32;
 
 /// Whom to call.
 #[derive(Default)]
 struct Due {
     now: Vec<Target>,
-    /// Somebody else's time comes then.
+    /// When the next call is due.
     later: Option<Timestamp>,
 }
 
@@ -105,7 +105,7 @@ impl Context<'_> {
         step
     }
 
-    /// Orders the calls that are due. Nothing if there is nobody to call.
+    /// Orders the calls that are due. `None` if there is no pod to call.
     fn call_who_is_due(&self, status: &mut KrakeHookStatus, deadline: Timestamp) -> Option<Step> {
         self.remember_late(status);
         let request = status.workload_request()?;
@@ -198,7 +198,7 @@ impl Context<'_> {
     /// Each pod whose time has come.
     fn each(&self, request: &ShutdownRequest, targets: Vec<Target>) -> Option<Due> {
         if targets.is_empty() {
-            // Nobody needs a call any more, or nobody can be called yet.
+            // Either no pod needs a call any more, or none can be called yet.
             return (!self.seen.calls.is_empty()).then(Due::default);
         }
         let mut places = AT_ONCE.saturating_sub(self.seen.calls.open());
@@ -218,7 +218,7 @@ impl Context<'_> {
                     continue;
                 }
             }
-            // Whoever finds no place is called when a call has ended: that wakes us.
+            // The others are called when a call has ended, which wakes the reconcile.
             if places > 0 {
                 places -= 1;
                 all.now.push(target);
@@ -227,7 +227,7 @@ impl Context<'_> {
         Some(all)
     }
 
-    /// Takes into the status what calls came to, and tells what is new.
+    /// Records the results of calls in the status, and reports new ones.
     fn note_calls(&self, status: &mut KrakeHookStatus) -> Step {
         let made = &self.seen.calls;
         let newest = made
@@ -260,7 +260,7 @@ impl Context<'_> {
             }
         };
         status.change_request(|r| {
-            // A moment at which nobody could be called may be younger.
+            // A later attempt may have found no pod to call.
             if r.last_attempt
                 .as_ref()
                 .is_none_or(|last| last.at.0 <= newest.at.0)

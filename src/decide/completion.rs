@@ -1,8 +1,9 @@
-//! The app says that its work is complete: who has to say so, and what becomes of the workload.
+//! Completion: how many pods have to report it, and what happens to the workload.
 //!
-//! What counts is what was promised when it was answered: an acknowledgement that was taken under the
-//! policy `Any` completes the workload by itself, whatever the spec says since. Where pods are counted,
-//! they are those that are at work at the moment of the decision, and those that have said so.
+//! What was promised when an acknowledgement was answered counts: one that was accepted under the
+//! policy `Any` completes the workload by itself, even if the spec has changed since. Where pods
+//! are counted, they are the pods that run at the moment of the decision, and those that have
+//! reported.
 //!
 //! | `action` | |
 //! |---|---|
@@ -30,8 +31,8 @@ use crate::api::status::{
 use crate::api::{HookKind, KrakeHookStatus};
 
 impl Context<'_> {
-    /// Notes it the first time that enough pods have said that the work is complete. An app may say so
-    /// in the middle of a removal, too.
+    /// Records the completion when enough pods have reported it. An app may report it during a
+    /// removal, too.
     pub(super) fn note_completion(
         &self,
         status: &mut KrakeHookStatus,
@@ -43,7 +44,7 @@ impl Context<'_> {
         self.note_completion_of(status, &uid, template, Some(&at_work))
     }
 
-    /// The same for a workload that may be gone already; then nobody can be counted.
+    /// The same for a workload that may be gone already; then there are no pods to count.
     pub(super) fn note_completion_of(
         &self,
         status: &mut KrakeHookStatus,
@@ -87,7 +88,8 @@ impl Context<'_> {
         step
     }
 
-    /// Takes the action of a completed workload. Goes on if there is anything else to be done now.
+    /// Takes the action of a completed workload. Continues if there is anything else to do in this
+    /// round.
     pub(super) fn complete(
         &self,
         status: &mut KrakeHookStatus,
@@ -116,7 +118,7 @@ impl Context<'_> {
                     };
                 }
                 if let Some(Stopped { because, .. }) = &mut status.stopped {
-                    // Whoever sets it back to `Running` does not mean what is complete.
+                    // `spec.state: Running` must not start a completed workload again.
                     *because = Trigger::Complete;
                 }
                 report_completed(workload, &mut step);
@@ -147,7 +149,7 @@ impl Context<'_> {
         }
     }
 
-    /// What people read of a workload that is complete and stays, once the rest is as it should be.
+    /// Reports a completed workload that stays, once everything else is as it should be.
     pub(super) fn report_completion(
         &self,
         status: &KrakeHookStatus,
@@ -169,8 +171,8 @@ impl Context<'_> {
         }
     }
 
-    /// Somebody has scaled a completed workload up again. What was said before is about the run
-    /// before; once it is pruned, the new run is like any other.
+    /// A completed workload was scaled up again. Earlier acknowledgements are about the former run;
+    /// once they are pruned, the new run is like any other.
     fn run_again(
         &self,
         status: &mut KrakeHookStatus,
@@ -224,7 +226,7 @@ impl Context<'_> {
         let quorum = match (by_itself, complete) {
             (true, _) => Quorum::default(),
             (false, Some(complete)) => complete.acknowledgements.clone(),
-            // Nobody says any more how many it takes: not fewer than all.
+            // The spec no longer has a quorum: require all.
             (false, None) => Quorum {
                 policy: QuorumPolicy::All,
                 count: None,

@@ -1,6 +1,6 @@
-//! What becomes of something that carries a guard: deleted, unguarded, or kept as it is. A mistake here
-//! ends pods that nobody wanted to end, so there is one table for all who ask. It is read from the top,
-//! and is the test table, too.
+//! Whether a guarded dependent is deleted, unguarded, or kept. A mistake here ends pods that should
+//! live, so everything uses this one table. The first line that matches counts; it is also the test
+//! table.
 //!
 //! | workload | deletion | others' finalizers on it | controlled by | result |
 //! |---|---|---|---|---|
@@ -14,10 +14,11 @@
 //! | leaves | foreground | any | the workload | Delete, its pods first |
 //! | is gone | any other | | the workload, nobody | Delete |
 //!
-//! A held workload's dependent that nobody controls is the first sign of a deletion that is seen in a
-//! moment, or somebody's wish (a label was changed). Where it is certainly that, nobody holds it. In the foreground Kubernetes deletes dependents
-//! whatever finalizers their owner has; in the background it waits until the owner is gone, and so do
-//! pods whose workload another controller still holds.
+//! A dependent of a held workload that has no controller is the first sign of a deletion, which is
+//! observed a moment later; or a user has changed its labels. If it is certainly the latter, it is
+//! not held. In the foreground Kubernetes deletes dependents whatever finalizers their owner has;
+//! in the background it waits until the owner is gone, and so do pods whose workload another
+//! controller still holds.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 

@@ -1,8 +1,8 @@
-//! What is left to do for a hook that is gone: its guard stays until nothing needs it.
+//! Cleanup after a hook that is gone: its guard stays until nothing needs it.
 //!
-//! A hook that is deleted ejects its workload by itself before it goes. This is for what remains:
-//! guards on what the workload made, the canary, Secrets that running pods still mount; and for the hook whose
-//! finalizer somebody took off by hand, the workload itself.
+//! A hook ejects its workload before its own finalizer is removed. What can remain after that:
+//! guards on dependents, the canary, Secrets that running pods still mount; and, if the hook's
+//! finalizer was removed by hand, the workload itself.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};

@@ -1,6 +1,6 @@
-//! What a workload has made that is armed, and nobody guards yet: told from caches alone, so that it
-//! need not wait for anybody's look. A hook's own decision finds the same, and more, later
-//! ([`super::arming`]); what is guarded here by mistake, because a cache is late, it takes back.
+//! New dependents of an armed workload that have no guard yet, found from caches alone, so that
+//! they need not wait for a reconcile. The hook's own decision finds the same and more
+//! ([`super::arming`]), and takes back a guard that was set here because a cache was behind.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -11,7 +11,7 @@ use crate::api::kind::DependentKind;
 use crate::api::status::{RequestState, ShutdownRequest, Trigger};
 use crate::api::{HookKind, KrakeHook, names};
 
-/// Whether the hook says that it is armed, and no removal was let go on.
+/// Whether the hook is armed, and no removal was released.
 pub fn is_armed(hook: &KrakeHook) -> bool {
     let Some(status) = &hook.status else {
         return false;
@@ -41,7 +41,7 @@ pub fn unguarded(
     lacks.then(|| dependent(kind, meta))
 }
 
-/// Whether the workload has made this, and nobody guards it.
+/// Whether this is a dependent of the workload without a guard.
 pub(super) fn lacks_guard(meta: &ObjectMeta, workload_uid: &str, guard_uid: &str) -> bool {
     meta.deletion_timestamp.is_none()
         && controller_of(meta).is_some_and(|owner| owner.uid == workload_uid)

@@ -1,4 +1,5 @@
-//! Whether a removal waits: one table, read from the top. It is also the test table.
+//! Whether a removal waits: one table. The first line that matches counts; it is also the test
+//! table.
 //!
 //! | deleting | our finalizer | more | result |
 //! |---|---|---|---|
@@ -13,7 +14,7 @@
 //! | yes | yes | skip annotation | Release(Skipped) |
 //! | yes | yes | completion of this uid, and not `shutdownFirst` | Release(Completed) |
 //! | yes | yes | namespace terminating | Release(NamespaceTerminating) after one best-effort call |
-//! | yes | yes | stopped before, and no other pods run | Release(NothingRunning): nobody is asked twice |
+//! | yes | yes | stopped before, and no other pods run | Release(NothingRunning): no pod is asked twice |
 //! | yes | yes | no request | Open, written before any call |
 //! | yes | yes | acknowledged enough | Release(Acknowledged) |
 //! | yes | yes | nothing runs that could acknowledge | Release(NothingRunning) |
@@ -24,16 +25,16 @@
 //! | yes | yes | now ≥ deadline, `Delete` | Release(TimedOut) |
 //! | yes | yes | now ≥ deadline, `Retain` | Retain |
 //!
-//! A workload that is to be stopped (`state: Stopped`), or goes because it is complete and has
-//! `shutdownFirst`, takes the same way from *request Closed* on, without being deleted: `Release` then
-//! means that it is scaled or deleted.
+//! For a workload that is to be stopped (`state: Stopped`), or that is complete with
+//! `shutdownFirst`, the same lines from *request Closed* on apply without a deletion: `Release`
+//! then means that it is scaled down or deleted.
 //!
-//! *Now* and every deadline are of the leader's own clock, which no hand sets and which stands while the
-//! process does ([`crate::clock`]). Whoever takes over gives the app what it had left when the other was
-//! last known to lead, and calls it again.
+//! *Now* and every deadline are of the leader's own clock, which cannot be set and which stops
+//! while the process is suspended ([`crate::clock`]). A new leader gives the app what was left of
+//! its time when the former one was last known to lead, and calls it again.
 //!
-//! A terminating namespace asks for the call before its workloads are deleted, because its pods get
-//! no further warning: there `Open` comes while the workload is not being deleted yet.
+//! In a terminating namespace the request is opened before the workload is deleted, because its
+//! pods get no further warning.
 
 use jiff::Timestamp;
 
@@ -105,7 +106,8 @@ pub enum Hold {
     Leave,
     /// Ask the app: write a request.
     Open,
-    /// Count on, from what was left; anew from an own first attempt where nobody can tell.
+    /// Take the request over from another leader, with what is left of its time; if that is not
+    /// known, from a first call of its own.
     TakeOver,
     /// The first attempt of this round has not finished.
     AwaitAttempt,

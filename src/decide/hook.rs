@@ -93,7 +93,8 @@ impl<'a> Context<'a> {
         let mut step = self.prune(status, workload);
         step.join(self.settle_leftovers(status, Some(workload)));
         step.find(nothing_held());
-        // Before everything that keeps out: whoever was answered 200 has been promised this.
+        // Comes before everything that keeps the hook out: a completion that was answered 200 is
+        // carried out.
         match self.complete(status, workload) {
             Break(last) => return step.and(last),
             Continue(completed) => step.join(completed),
@@ -145,9 +146,10 @@ impl<'a> Context<'a> {
         step
     }
 
-    /// What the API server has refused is not tried again in this look, nor is what follows from it; a
-    /// person is told, and it is tried again soon. Until it goes through, what was told stays: to take
-    /// it back before each attempt would be news each time.
+    /// An effect that the API server has refused is not tried again in this reconcile, nor are
+    /// those that follow from it; it is reported and tried again soon. Until it succeeds, the
+    /// conditions stay as they are: taking them back before each attempt would wake the next
+    /// attempt.
     fn set_aside_rejected(&self, status: &KrakeHookStatus, mut step: Step) -> Step {
         let seen = self.seen;
         let is_rejected = |effect: &Effect| {
@@ -217,7 +219,7 @@ impl<'a> Context<'a> {
             .map(ToOwned::to_owned)
     }
 
-    /// Whether somebody wants to skip the asking, and does not say why. That skips nothing.
+    /// Whether the skip annotation lacks a reason. Then it skips nothing.
     pub fn skip_lacks_reason(&self, workload: &Workload) -> bool {
         !self.skips(workload).is_empty() && self.skip(workload).is_none()
     }
@@ -260,7 +262,7 @@ fn is_write(effect: &Effect) -> bool {
     !matches!(effect, Effect::Event(_) | Effect::CallOut(_))
 }
 
-/// Whether what became of a canary tells that dependents are left alone.
+/// Whether the canary shows that the deletion orphaned the dependents.
 pub(super) fn is_left_alone(canary: &ObjectMeta) -> bool {
     canary.owner_references.iter().flatten().count() == 0
 }

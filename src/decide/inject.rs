@@ -1,4 +1,4 @@
-//! What goes into a pod template, and how it is taken out again.
+//! Injection: what goes into a pod template, and how it is removed again.
 //!
 //! The change is one server-side apply of hand-shaped JSON by a field manager of our own, so that
 //! exactly our entries are ours: the same payload again changes nothing, an empty payload leaves the

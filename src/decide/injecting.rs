@@ -1,4 +1,4 @@
-//! What is given to pods goes into the template: when, when not again, and what is said of it.
+//! When the template is injected, when that is not repeated, and how it is reported.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,7 +15,8 @@ use crate::api::kind::Change;
 use crate::api::status::Phase;
 use crate::api::{KrakeHookStatus, names};
 
-/// So many injections into one workload within some minutes are a quarrel.
+/// How many injections into one workload within some minutes mean that another field manager keeps
+/// undoing them.
 const CONTESTED_AFTER: usize = 4;
 
 impl Context<'_> {
@@ -134,8 +135,8 @@ impl Context<'_> {
         condition::is_because(&status.conditions, ConditionType::Ready, Reason::Rejected)
     }
 
-    /// The API server has refused the change before. Until it takes it, what people were told
-    /// stays: to take it back before each attempt would wake the next attempt, without end.
+    /// The API server has refused this change before. Until it accepts it, the conditions stay as
+    /// they are: taking them back before each attempt would wake the next attempt, without end.
     fn try_again(&self, status: &KrakeHookStatus, workload: &Workload, change: Effect) -> Step {
         let mut step = self.guard_dependents(workload).missing;
         step.join(self.keep_armed(status, workload));
@@ -144,8 +145,8 @@ impl Context<'_> {
         step
     }
 
-    /// Somebody else keeps taking our entries out: name them, and put them back ever more slowly; until
-    /// when it waits, if it does.
+    /// Another field manager keeps removing our entries: it is named, and they are put back at
+    /// growing intervals. Returns when that is due, if not now.
     fn contested(&self, workload: &Workload) -> (Option<Timestamp>, Step) {
         let mut step = Step::default();
         let lately = &self.seen.injections;
@@ -246,7 +247,7 @@ fn why_not_injected(workload: &Workload, injected: bool, in_place: bool) -> (Rea
         );
     }
     let name = workload.name();
-    // Before that, a pod that somebody deletes as told comes back as it was.
+    // Until then, a pod that is deleted as advised would come back without the injection.
     if !in_place || !workload.is_observed() {
         return (
             Reason::RollingOut,

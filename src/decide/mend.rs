@@ -1,4 +1,4 @@
-//! Secrets that somebody has taken away or edited are written again.
+//! Restores Secrets that were deleted or edited.
 //!
 //! We may not read them, and need not watch them: a pod of ours that cannot start is the sign, and a
 //! dry run of a write that tests uid and resourceVersion is the question. Mending comes last: nothing

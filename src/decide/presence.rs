@@ -39,7 +39,7 @@ impl Context<'_> {
         })
     }
 
-    /// What is done to it would be undone by whoever made it.
+    /// Whether its controller would undo what is done to it.
     pub(super) fn controlled(&self, workload: &Workload) -> Option<String> {
         let owner = controller_of(&workload.metadata).filter(|_| workload.traits().only_alone)?;
         Some(format!(
@@ -101,12 +101,13 @@ impl Context<'_> {
         if self.was_rejected(status) {
             step.keep_told();
         }
-        // Of exactly what was seen: one that somebody deletes meanwhile is held, not ejected.
+        // Applies to exactly the version that was seen: a workload that is deleted meanwhile is
+        // held, not ejected.
         step.then.push(inject::eject(workload));
         step
     }
 
-    /// Hook or workload says that the hook is to keep out: take everything of ours off.
+    /// Hook or workload is disabled by annotation: everything of ours is removed.
     pub(super) fn stand_down(&self, status: &KrakeHookStatus, workload: &Workload) -> Step {
         let mut step = Step::default();
         step.phase(Phase::Pending);
@@ -189,7 +190,7 @@ impl Context<'_> {
         step
     }
 
-    /// An Event, unless that is what people have been told before.
+    /// An Event, unless the condition has this reason already.
     pub(super) fn tell_once(
         &self,
         status: &KrakeHookStatus,

@@ -8,9 +8,9 @@
 //!
 //! *Asked* are the pods that could acknowledge when the request opened. One that has ended since
 //! without saying so no longer counts, so nobody waits for it in vain; one that has said so and ended
-//! since still does. `All` and `AtLeast` count pods by their uids, so whoever does not name his own
-//! cannot be counted, and is told so when he acknowledges ([`super::ack`]). At least one pod must have
-//! said so: where none is left that could, nothing runs, which is another outcome.
+//! since still does. `All` and `AtLeast` count pods by their uids, so an acknowledgement without a
+//! uid cannot be counted, and is refused ([`super::ack`]). At least one pod must have said so:
+//! where none is left that could, nothing runs, which is another outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::api::HookKind;
 use crate::api::krake_hook::{Quorum, QuorumPolicy};
 use crate::api::status::{AckResult, Acknowledgement};
 
-/// So many pods are named in a message; the others are counted.
+/// How many pods are named in a message; the others are only counted.
 const NAMED: usize = 5;
 
 /// What the pods of one workload have said of one thing, by uid.

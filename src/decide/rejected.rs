@@ -1,7 +1,7 @@
 //! Acknowledgements that were rejected while a removal waits: how they are counted, and what people read.
 //!
-//! Who is rejected may be anybody, so the count is added to rarely, and only while somebody would read
-//! it. It need not be exact.
+//! Anybody can be rejected, so the count is written rarely, and only while a request is open. It
+//! need not be exact.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -17,7 +17,7 @@ use crate::api::status::{Deletion, Outcome, Phase, RequestState, Trigger};
 use crate::api::{KrakeHookStatus, names};
 
 impl Context<'_> {
-    /// What to do about a workload that somebody deletes, or whose namespace goes.
+    /// The workload is being deleted, or its namespace is and it is held.
     pub(super) fn removing(&self, status: &mut KrakeHookStatus, workload: &Workload) -> Step {
         let mut step = Step::default();
         if workload.metadata.deletion_timestamp.is_none() {
@@ -110,7 +110,7 @@ impl Context<'_> {
         }
         if self.is_hook_deleting() && !has_finalizer(&workload.metadata, names::SHUTDOWN_FINALIZER)
         {
-            // Somebody else may keep the workload for long, and there is nothing left to do for it.
+            // Another finalizer may keep the workload for long; the hook need not stay for that.
             step.then.push(Effect::RemoveHookFinalizer);
         }
         let request = self.request_for(status, workload, Trigger::Delete);
@@ -153,7 +153,7 @@ fn report_released(status: &KrakeHookStatus, message: &str) -> Step {
         None => (Phase::Released, Reason::Released),
     };
     step.phase(phase);
-    // There is nothing left to wait for: whoever waits for the hook must not wait for ever.
+    // Nothing more will happen: clients that wait for `Ready` must not wait for ever.
     step.find(Finding::yes(ConditionType::Ready, reason, message));
     for kind in [ConditionType::Armed, ConditionType::Blocking] {
         step.find(Finding::no(kind, Reason::Released, message));

@@ -23,7 +23,7 @@ use crate::api::condition::Reason;
 use crate::api::krake_hook::{CallOut, CallOutMode};
 use crate::api::status::RememberedCallOut;
 
-/// Why nobody can be called.
+/// Why no pod can be called.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CallFault {
     /// Reason of the condition.

@@ -1,9 +1,9 @@
-//! Where a hook and its workload stand: what is to be done follows from it. Read from the top, the first
-//! that is true; it is the test table, too.
+//! The situation of a hook and its workload, from which the steps follow. The first line that is
+//! true counts; it is also the test table.
 //!
 //! | | situation |
 //! |---|---|
-//! | the hook is gone, or goes and nothing of ours keeps it | `Over` |
+//! | the hook is gone, or is terminating without our finalizer | `Over` |
 //! | our finalizer is not on the hook | `New` |
 //! | an older hook has the workload | `Rivalled` |
 //! | there is no workload | `Absent` |
@@ -25,7 +25,8 @@ use crate::api::names;
 pub(super) enum Situation<'a> {
     /// There is nothing left to be done.
     Over,
-    /// What is provided for a hook must be taken back when it goes: our finalizer comes first.
+    /// Our finalizer is added first: what is provided for a hook must be taken back when it is
+    /// deleted.
     New,
     /// An older hook has the workload: this one.
     Rivalled(&'a str),

@@ -1,6 +1,6 @@
-//! What a step of a decision says: effects, what people read, and when to look again. Steps are values;
-//! they are joined in the order in which they were decided, and become a decision in one place,
-//! [`merge`]. Which of their effects are carried out in this round:
+//! The result of a step of a decision: effects, conditions, Events, and when to reconcile again.
+//! Steps are values. They are joined in the order in which they were decided, and [`merge`] turns
+//! them into the decision. Which of the effects are carried out in this round:
 //!
 //! | effects | carried out | while there are any |
 //! |---|---|---|
@@ -10,7 +10,7 @@
 //! | [`notices`](Step::notices) | if the status was written: it keeps them from being told again | |
 //! | [`then`](Step::then) | last: the status must say it before it is done | |
 //!
-//! Of what is said about the phase and about a condition, this counts:
+//! Which statement about a condition counts:
 //!
 //! | said before | said later | counts |
 //! |---|---|---|
@@ -31,7 +31,7 @@ use crate::api::KrakeHookStatus;
 use crate::api::condition::{self, ConditionType, Finding, Reason};
 use crate::api::status::Phase;
 
-/// What is said of something that people read; later ones outweigh earlier ones of the same weight.
+/// A statement about the phase or a condition. Of two with the same weight the later one counts.
 #[derive(Clone, Debug, PartialEq)]
 enum Said<T> {
     /// What the stored status says, unless anything else is said.
@@ -55,16 +55,16 @@ impl<T> Said<T> {
     }
 }
 
-/// What one step of a decision says, or several that were joined.
+/// The result of one step, or of several that were joined.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Step {
-    /// What makes a removal wait: guards and canary.
+    /// Effects that make a removal wait: guards and canary.
     pub hold: Vec<Effect>,
-    /// What makes facts that the rest depends on.
+    /// Effects whose results the rest depends on.
     pub first: Vec<Effect>,
-    /// What people are told once the status says it.
+    /// Events about what the status says.
     pub notices: Vec<Notice>,
-    /// What may be done once the status is written.
+    /// Effects that the status has to precede.
     pub then: Vec<Effect>,
     phase: Option<Said<Phase>>,
     conditions: BTreeMap<ConditionType, Said<Finding>>,
@@ -131,7 +131,7 @@ impl Step {
         self.phase = Some(Said::Found(phase));
     }
 
-    /// What people were told of where the hook stands, stays, whatever was found since.
+    /// Phase, `Ready` and `Injected` stay as they are stored, whatever was found.
     pub fn keep_told(&mut self) {
         self.phase = Some(Said::AsBefore);
         for kind in [ConditionType::Ready, ConditionType::Injected] {
@@ -185,9 +185,9 @@ pub(super) fn merge(context: &Context, mut status: KrakeHookStatus, step: Step) 
         conditions,
         next,
     } = step;
-    // What holds is in place before the rest is decided: a status that comes and goes with each new
-    // pod, or with each look at a cache that has not heard of the canary, tells nobody anything, and
-    // would be a change to look at again.
+    // Guards and canary are in place before the rest is decided: a status that changes with each
+    // new pod, or with a cache that has not heard of the canary yet, would inform nobody and wake
+    // the next reconcile.
     for effects in [hold, first] {
         if !effects.is_empty() {
             return Decision {

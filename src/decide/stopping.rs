@@ -56,12 +56,12 @@ pub(super) enum StopProgress {
     UnderWay,
     /// It is at zero.
     Reached,
-    /// It was, and somebody else has scaled it up since.
+    /// It was, and has been scaled up since by somebody else.
     Ended,
 }
 
 impl Context<'_> {
-    /// What `spec.state` asks for. Goes on if there is anything else to be done now.
+    /// Carries out `spec.state`. Continues if there is anything else to do in this round.
     pub(super) fn settle_state(
         &self,
         status: &mut KrakeHookStatus,
@@ -81,7 +81,7 @@ impl Context<'_> {
         }
     }
 
-    /// Leads a workload to zero, step by step.
+    /// Scales a workload to zero, one write at a time.
     pub(super) fn scale_down(
         &self,
         status: &mut KrakeHookStatus,
@@ -139,8 +139,8 @@ impl Context<'_> {
         }
     }
 
-    /// A stop that goes on no longer: the hook is to go, or to keep out. Does not go on while there is
-    /// something to be done that was promised.
+    /// Gives up a stop because the hook is deleted or disabled. Breaks while something that was
+    /// promised is still to be done.
     pub(super) fn abandon_stop(
         &self,
         status: &mut KrakeHookStatus,
@@ -214,7 +214,7 @@ impl Context<'_> {
         (request.state == RequestState::Open && request.trigger == Trigger::Stop).then_some(request)
     }
 
-    /// What people read of a workload that is at rest, once everything else is as it should be.
+    /// Reports a stopped workload, once everything else is as it should be.
     pub(super) fn report_state(
         &self,
         status: &KrakeHookStatus,

@@ -1,4 +1,5 @@
-//! What is ours and nobody's: objects that somebody has copied or restored without their hook.
+//! Objects with our finalizers or labels that belong to no hook, because they were copied or
+//! restored without it.
 //!
 //! Whoever copies a live manifest copies our finalizer with it, and a backup brings canaries back
 //! whose hook has another uid. Nobody would ever take those finalizers off. They are let go, with an
@@ -30,7 +31,8 @@ const LIVING: SignedDuration = SignedDuration::from_secs(10);
 /// The longest time between two releases of one object.
 const MOST: SignedDuration = SignedDuration::from_secs(600);
 
-/// How long something of ours has to be nobody's before it is let go, when it was let go so often.
+/// How long an object has to be without a hook before it is released, by how often it was released
+/// before.
 pub fn grace(deleting: bool, released: u32) -> SignedDuration {
     let first = if deleting { DELETING } else { LIVING };
     first.saturating_mul(1 << released.min(8)).min(MOST)

@@ -1,5 +1,5 @@
-//! Why pods that are to have what is injected are not made, do not start, or do not become ready: in
-//! the words of whoever says so, and with the way back.
+//! Why injected pods are not created, do not start, or do not become ready: in the words of the
+//! component that reports it, and with the way back.
 //!
 //! | who says so | | reason |
 //! |---|---|---|

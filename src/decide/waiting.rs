@@ -1,5 +1,5 @@
-//! What people read while something waits for the app: for whom, for how long, and what keeps the app
-//! from hearing of it.
+//! What is reported while a request is open: which pods are waited for, until when, and why the app
+//! could not be called.
 //!
 //! | | `Blocking` | `Ready` |
 //! |---|---|---|
@@ -7,8 +7,7 @@
 //! | it could not be called | the same, and why | False, with the reason of that |
 //! | the time is up, `onTimeout: Retain` | True, `Retained` | False, `Retained` |
 //!
-//! A deadline is named as a moment, never as something that is still to come: what is written stays
-//! true when nobody is there to write it anew.
+//! A deadline is given as a point in time, so that the text stays true when it is not updated.
 
 use super::asking::said_to;
 use super::calling;
