@@ -1,9 +1,10 @@
 //! CALLING THE APP: `PUT http://<pod address>:<port><path>`, empty body.
 //!
-//! Calls run beside the reconciles: an app may acknowledge while our request is still open. What a
-//! call came to is told to the reconcile, which writes it into the status; a call that a restart
-//! loses is made again. Redirects are not followed. Of an answer the status counts; the rest is read
-//! up to a bound and thrown away, so that an app that is not done writing is not cut off.
+//! Calls run independently of the reconciles: an app can acknowledge while our request is still
+//! open. The result of a call goes to the reconcile, which writes it to the status; a call that is
+//! lost by a restart is made again. Redirects are not followed. Only the status of an answer
+//! counts; the rest is read up to a bound and dropped, so that an app that is still writing is not
+//! cut off.
 
 mod queue;
 
@@ -35,16 +36,17 @@ use crate::decide::seen::{CallOutOrder, CallsMade};
 
 /// How long a pod has to accept a connection; a pod on a dead node never does.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// How long an app has to answer; saving its state may take longer, acknowledging is for that.
+/// How long an app has to answer. Saving its state may take longer; that is what the
+/// acknowledgement is for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Code of an attempt that was not made: its order had waited for too long.
+/// Code of a call that was not made, because its order had waited for too long.
 const NOT_SENT: &str = "NotSent";
 /// So much of an answer is read, head and body each.
 const MOST_BYTES: usize = 64 * 1024;
 /// How long the rest of an answer may take, once its status is known.
 const REST_WITHIN: Duration = Duration::from_secs(1);
 
-/// Calls that were ordered and what they came to, by hook.
+/// Calls that were ordered and their results, by hook.
 #[derive(Clone)]
 pub struct Calls {
     known: Arc<Mutex<HashMap<String, Known>>>,
@@ -73,8 +75,8 @@ pub struct Caller {
     clock: SteadyClock,
 }
 
-/// The two ends, and the stream of hooks whose call has finished. Deadlines count from the ends of
-/// calls, so those are told by the clock that deadlines go by.
+/// Both ends, and the stream of hooks whose call has ended. Deadlines count from the ends of calls,
+/// so these use the same clock as deadlines.
 pub fn channel(
     clock: SteadyClock,
 ) -> (Calls, Caller, mpsc::UnboundedReceiver<ObjectRef<KrakeHook>>) {
@@ -132,7 +134,7 @@ impl Calls {
 }
 
 impl Caller {
-    /// Makes calls until nobody can order any more.
+    /// Makes calls until none can be ordered any more.
     pub async fn run(mut self) {
         let (mut waiting, mut open) = (Queue::new(), FuturesUnordered::new());
         loop {
@@ -174,7 +176,7 @@ impl Order {
         self.hook.namespace.as_deref().unwrap_or_default()
     }
 
-    /// What the call came to, now.
+    /// The result of the call.
     fn attempt(&self, code: String, clock: &SteadyClock) -> Attempt {
         Attempt {
             at: Time(ceiling(clock.now())),
@@ -194,7 +196,7 @@ async fn until(at: Option<tokio::time::Instant>) {
 /// Why there was no answer.
 #[derive(Debug, Error)]
 enum CallError {
-    /// The path is none that HTTP knows; an earlier schema let it pass.
+    /// The path is not valid in HTTP; an earlier schema accepted it.
     #[error("not a request: {0}")]
     Request(#[from] hyper::http::Error),
     /// The way to the pod.
@@ -227,7 +229,7 @@ fn begin(known: &Mutex<HashMap<String, Known>>, hook_uid: &str, order: &CallOutO
     known.made.begin(&order.pod_uid);
 }
 
-/// A call of an earlier request or round that ends late says nothing about this one.
+/// The result of a call of an earlier request or round does not apply to this one.
 fn end(
     known: &Mutex<HashMap<String, Known>>,
     hook_uid: &str,

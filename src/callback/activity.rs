@@ -1,4 +1,4 @@
-//! What goes on on one connection, from the moment it is accepted.
+//! The activity of one connection, from the moment it is accepted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,20 +10,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::Limits;
 
-/// What goes on on a connection.
+/// The activity of a connection.
 #[derive(Debug)]
 pub struct Activity {
     under_way: AtomicUsize,
     has_asked: AtomicBool,
     last: Mutex<Instant>,
-    /// It is to end after what is under way.
+    /// It ends after the request in progress.
     pub end: Notify,
-    /// It has to give way to another one, at once.
+    /// It has to give way to another connection, at once.
     pub displaced: CancellationToken,
 }
 
-/// How readily a connection gives way: one without a request first, then an idle one, and of
-/// those the one that has been so for longest.
+/// Which connection gives way first: one that has not sent a request, then one that is idle; among
+/// these the one that has been so for longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     /// A request is being answered.
@@ -53,12 +53,12 @@ impl Activity {
         }
     }
 
-    /// Whether there was a request yet.
+    /// Whether it has sent a request.
     pub fn has_asked(&self) -> bool {
         self.has_asked.load(Ordering::Acquire)
     }
 
-    /// When it may be over, if nothing happens till then.
+    /// When it ends, if nothing happens until then.
     pub fn next_look(&self, opened: Instant, limits: &Limits) -> Instant {
         let over = match (self.has_asked(), self.is_busy()) {
             (false, _) => opened + limits.head,
@@ -84,7 +84,7 @@ impl Activity {
     }
 }
 
-/// A request that is being answered; also when its future is dropped it is over.
+/// A request in progress; it is over when this is dropped.
 pub struct UnderWay(pub Arc<Activity>);
 
 impl UnderWay {

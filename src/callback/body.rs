@@ -1,7 +1,7 @@
-//! The body of an acknowledgement: read within bounds, understood whatever its content type.
+//! The body of an acknowledgement: read within bounds, parsed whatever its content type.
 //!
-//! The documented client (`curl -d`) calls its JSON a form. A refusal names the field; it never
-//! repeats what stood there, which may be a token.
+//! The documented client (`curl -d`) calls its JSON a form. A refusal names the field and never
+//! repeats its value, which may be a token.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::api::status::AckResult;
 pub const MOST_BYTES: usize = 8 * 1024;
 /// The longest message, in bytes.
 const LONGEST_MESSAGE: usize = 1024;
-/// The longest token that is looked at.
+/// The longest token that is accepted.
 const LONGEST_TOKEN: usize = 512;
-/// How much more than allowed is read before the refusal, so that a client that writes first and
-/// reads later gets it.
+/// How many bytes beyond the limit are read before the refusal, so that a client that writes first
+/// and reads later receives it.
 const DRAINED_BYTES: usize = 4 * 1024 * 1024;
 
-/// What the app says.
+/// The parsed body.
 #[derive(Debug)]
 pub struct Said {
     /// Its token.
@@ -33,7 +33,7 @@ pub struct Said {
     pub message: Option<String>,
 }
 
-/// Why a body is no use.
+/// Why a body is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyFault {
     /// Larger than allowed.
@@ -84,8 +84,8 @@ async fn collect<B: Buf, E>(body: impl Stream<Item = Result<B, E>>) -> Result<Ve
     Ok(bytes)
 }
 
-/// Reads what nobody asked for and forgets it: refused before it is read, a request over HTTP/2 is
-/// reset, and its client may see that instead of the answer.
+/// Reads a body and drops it: a request over HTTP/2 that is refused before it is read is reset, and
+/// its client may see that instead of the answer.
 pub async fn drain<B: Buf, E>(body: impl Stream<Item = Result<B, E>>, within: Duration) {
     let mut body = std::pin::pin!(body);
     let reading = async {
@@ -136,7 +136,7 @@ fn understand(bytes: &[u8]) -> Result<Said, BodyFault> {
     })
 }
 
-/// A text that may be missing; null is missing too, as many a client writes it.
+/// A string that may be missing; null counts as missing, because many clients write that.
 fn optional<'a>(
     fields: &'a Map<String, Value>,
     field: &'static str,

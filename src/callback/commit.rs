@@ -29,15 +29,15 @@ use crate::cluster::acknowledge::{self, AcknowledgeError};
 use crate::decide::ack::{self, Around, Incoming, Look, Speaker, Verdict, Write};
 use crate::metrics::{CommitOutcome, LookupReason, Metrics};
 
-/// How many may wait for one hook.
+/// The most acknowledgements that can wait for one hook.
 const MOST_WAITING: usize = 1024;
-/// How many may wait in all. Nobody takes more than a quarter of what is left of it, so that something
-/// is left for every hook, however many others are flooded.
+/// The most that can wait in all. A hook takes at most a quarter of what is left, so that something
+/// is left for each, however many others are flooded.
 const MOST_WAITING_IN_ALL: usize = 8192;
 /// Bytes of all messages that a hook holds, as they are stored; with everything else in it, it has to
 /// stay well below what etcd takes.
 const MOST_MESSAGE_BYTES: usize = 64 * 1024;
-/// How often a write of somebody may be refused before he is sent away to try again.
+/// How often a write of an acknowledgement is refused before its caller is answered 503.
 const MOST_ATTEMPTS: u32 = 5;
 
 /// A hook by its name.
@@ -49,7 +49,7 @@ pub struct HookName {
     pub name: String,
 }
 
-/// A hook as it was seen, and when it was asked for.
+/// A hook as it was read, and when.
 #[derive(Clone, Debug)]
 pub struct Sight {
     /// The hook.
@@ -58,7 +58,7 @@ pub struct Sight {
     pub asked: Option<Instant>,
 }
 
-/// What became of an acknowledgement.
+/// The outcome of an acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is written.
@@ -68,16 +68,16 @@ pub enum Outcome {
         /// What it says; a Failure does not count.
         result: AckResult,
     },
-    /// It stood there already.
+    /// It was stored before.
     Replayed {
         /// The request it answered.
         request: Option<String>,
     },
-    /// Nobody has asked.
+    /// There is no shutdown request.
     NotAsked,
     /// The request is closed.
     Late,
-    /// Pods are counted, and he does not say which he is.
+    /// Pods are counted, and it does not name its pod.
     Anonymous,
     /// A Success counted already.
     AlreadyAcknowledged,
@@ -89,9 +89,9 @@ pub enum Outcome {
     Full,
     /// Too many wait.
     Busy,
-    /// A Failure, and this pod or this hook has said so a moment ago.
+    /// A Failure, too soon after the last one of this pod or this hook.
     TooOften,
-    /// It could not be written, or whether it was is not known.
+    /// It could not be written, or it is not known whether it was.
     Unavailable,
 }
 
@@ -115,7 +115,7 @@ struct Queues {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// How many the worker has taken and not answered yet.
+    /// How many the worker has taken and not yet answered.
     held: usize,
 }
 
@@ -145,8 +145,8 @@ impl Committer {
         }
     }
 
-    /// Takes an acknowledgement that had `arrived` before anything about its hook was asked, and
-    /// answers when it is written or will not be.
+    /// Accepts an acknowledgement that had `arrived` before its hook was read for it, and returns
+    /// when it is written or will not be.
     pub async fn acknowledge(
         &self,
         hook: &HookName,
@@ -170,13 +170,13 @@ impl Committer {
         outcome.await.unwrap_or(Outcome::Unavailable)
     }
 
-    /// Waits until everyone who waits is answered. Nobody may be added any more.
+    /// Waits until all waiters are answered. None can be added any more.
     pub async fn drained(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// Whether a hook of this namespace may be read for a caller who is not let in yet.
+    /// Whether a hook of this namespace may be read for a caller that is not authenticated yet.
     pub fn may_look(&self, namespace: &str) -> bool {
         self.pace.takes_look(namespace)
     }
@@ -237,19 +237,19 @@ impl fmt::Debug for Committer {
     }
 }
 
-/// The one task that writes for a hook while somebody waits.
+/// The task that writes for a hook while there are waiters.
 struct Worker {
     hook: HookName,
     committer: Committer,
 }
 
-/// One who waits, and what is to be written for him.
+/// A waiter, and the write it needs.
 struct Decided {
     waiting: Waiting,
     write: Write,
 }
 
-/// What a round of decisions found to do.
+/// What a round has to do.
 #[derive(Default)]
 struct Round {
     group: Vec<Decided>,
@@ -297,7 +297,7 @@ impl Worker {
         }
     }
 
-    /// What is known of each one's pod: by a look since he came, or else by the caches.
+    /// What is known of the pod of each: from a read since it arrived, or else from the caches.
     fn around(
         &self,
         sight: &Sight,
@@ -334,8 +334,8 @@ impl Worker {
         })
     }
 
-    /// Everyone who has come since the last round, of which `held` are not answered yet. When
-    /// nobody is left the queue goes; the next one to come starts a worker of his own.
+    /// All that arrived since the last round; `held` are the ones not yet answered. When none is
+    /// left, the queue is removed; the next one to arrive starts a new worker.
     fn take(&self, held: usize) -> Option<VecDeque<Waiting>> {
         let mut queues = self.committer.queues();
         let queue = queues.by_hook.get_mut(&self.hook)?;
@@ -351,7 +351,7 @@ impl Worker {
         Some(come)
     }
 
-    /// One write. Gives the hook as it stands then, and who has to be decided on again.
+    /// One write. Returns the hook as it is after it, and the waiters to be judged again.
     async fn write(&self, group: Vec<Decided>) -> (Option<Sight>, Vec<Waiting>) {
         let HookName { namespace, name } = &self.hook;
         let committer = &self.committer;
@@ -408,7 +408,7 @@ impl Worker {
         }
     }
 
-    /// Who may be tried once more; the others are sent away.
+    /// The waiters that are tried once more; the others are answered.
     fn try_again(&self, group: Vec<Decided>, error: &AcknowledgeError) -> Vec<Waiting> {
         let (mut back, mut sent_away) = (Vec::new(), Vec::new());
         for Decided { mut waiting, .. } in group {
@@ -471,7 +471,7 @@ impl Drop for Worker {
 }
 
 impl Waiting {
-    /// Who has hung up needs no answer.
+    /// A caller that has hung up needs no answer.
     fn answer(self, outcome: Outcome) {
         let _ = self.answer.send(outcome);
     }
@@ -496,8 +496,8 @@ impl Decided {
     }
 }
 
-/// Decides on everyone; answers whom it can, and groups what shares its tests, so that one who is
-/// refused takes only those with him who would be refused too.
+/// Judges all waiters; answers those it can, and groups writes that share their tests, so that a
+/// refused write affects only those that would be refused, too.
 fn decide_all(
     sight: &Sight,
     everyone: impl Iterator<Item = (Waiting, Around)>,

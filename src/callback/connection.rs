@@ -1,12 +1,12 @@
 //! One connection: its requests, and when it ends.
 //!
-//! It ends when the client says so, when it has been idle or open for too long (at once where there
-//! was no request in time, whatever was sent), when it has to give way to another one, when the program
-//! stops, and when its client is not trusted any more: then at once, so that a client that keeps its
-//! connection finds it closed and opens another one with the files it has by then; a request that is
-//! on its way nevertheless gets no answer. Before the program stops, an answer announces that it is
-//! the last (`Connection: close`, GOAWAY), so that a client that keeps its connection does not meet a
-//! closed one. So does each answer to a client of an earlier authority.
+//! It ends when the client closes it, when it has been idle or open for too long (at once if no
+//! request came in time), when it has to give way to another one, when the process stops, and when
+//! its client is no longer trusted: then at once, so that a client that keeps its connection opens
+//! another one with its current files; a request that is on its way then is not answered. Before
+//! the process stops, and for clients of an earlier authority, each answer announces that it is the
+//! last one (`Connection: close`, GOAWAY), so that a client that keeps its connection does not run
+//! into a closed one.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -44,16 +44,16 @@ pub struct Connection<S> {
     terms: Terms,
 }
 
-/// What a connection is subject to.
+/// What applies to a connection.
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// What its client may use up.
     pub limits: Limits,
     /// When this is cancelled, its next answer is its last.
     pub closing: CancellationToken,
-    /// Where it comes from.
+    /// Its source address.
     pub source: Source,
-    /// What goes on on it.
+    /// Its activity.
     pub activity: Arc<Activity>,
     /// The requests of all connections.
     pub requests: Requests,
@@ -62,7 +62,7 @@ pub struct Terms {
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// Its first bytes will tell.
+    /// Determined by its first bytes.
     Unknown,
     /// HTTP/1.1.
     Http1,
@@ -78,7 +78,7 @@ pub struct Verified {
     slot: Arc<TrustSlot>,
 }
 
-/// Ends a connection whose client is not trusted any more.
+/// Ends a connection whose client is no longer trusted.
 #[derive(Debug, Error)]
 #[error("the client's certificate is not trusted any more")]
 struct Withdrawn;
@@ -98,7 +98,7 @@ impl Verified {
         }
     }
 
-    /// Whether the newest trust lets this client in too.
+    /// Whether the current trust accepts this client, too.
     fn is_still_trusted(&self) -> bool {
         let Some(newest) = self.slot.newest() else {
             return false;
@@ -113,14 +113,14 @@ impl Verified {
         trusted
     }
 
-    /// Whether this client is to come again with what it is given next: before an earlier authority
-    /// is not trusted any more, nobody is to depend on an old connection.
+    /// Whether this client should reconnect with its next certificate: no client may depend on an
+    /// old connection by the time an earlier authority is dropped.
     fn is_of_an_earlier_authority(&self) -> bool {
         let newest = self.slot.newest();
         newest.is_some_and(|newest| newest.is_of_another(&self.chain))
     }
 
-    /// Ends when this client is not trusted any more.
+    /// Completes when this client is no longer trusted.
     async fn withdrawn(&self) {
         let mut replacements = self.slot.replacements();
         while self.is_still_trusted() {

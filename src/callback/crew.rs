@@ -1,7 +1,7 @@
-//! Whose a pod is that acknowledges: the workload's own, or that of a copy with the same token.
+//! Whether a pod that acknowledges is one of the workload's, or one of a copy with the same token.
 //!
-//! Caches are believed where they know a pod for the workload's own. Where they do not, they may only
-//! be behind, and the server is asked before anybody is refused.
+//! A pod that the caches know as the workload's is accepted. One that they do not know may only be
+//! too new for them: the server is asked before it is refused.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use crate::cluster::{Error, slim};
 use crate::decide::ack::{Around, Incoming, Speaker};
 use crate::decide::pods::{Owners, Whose};
 
-/// What watches have heard of pods and their owners.
+/// Caches of pods and their owners.
 #[derive(Clone)]
 pub struct PodCaches {
     /// Pods with a hook's label.
@@ -28,7 +28,7 @@ pub struct PodCaches {
     pub guards: Store<HookGuard>,
 }
 
-/// Tells whose pods are.
+/// Finds out which workload a pod belongs to.
 pub struct Crews {
     caches: PodCaches,
     client: Client,
@@ -46,7 +46,7 @@ impl Crews {
         Self { caches, client }
     }
 
-    /// Which of these pods the caches know for the own ones of the workload that tokens were verified
+    /// Which of these pods the caches know as pods of the workload that the tokens were verified
     /// for.
     pub fn known(&self, hook: &HookName, wanted: &[&Incoming]) -> BTreeSet<String> {
         let Some(first) = wanted.first() else {
@@ -91,7 +91,7 @@ impl Crews {
 }
 
 impl Seen {
-    /// What it tells of a pod whose acknowledgement came then; nothing of one that came later.
+    /// What it tells about a pod whose acknowledgement arrived before it; nothing about later ones.
     pub fn tells(&self, incoming: &Incoming, arrived: Instant) -> Option<Around> {
         let own = incoming
             .pod

@@ -1,7 +1,7 @@
 //! Who is calling: the certificate of the connection and the path of the request.
 //!
-//! Both are claims until they fit each other, the hook that stands there now, and the token. A
-//! certificate that cannot be read, or names no hook or several, is nobody.
+//! Both are claims until they match each other, the hook that exists now, and the token. A
+//! certificate that cannot be parsed, or that names no hook or several, identifies nobody.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use super::commit::HookName;
 use crate::api::{HookKind, KrakeHook};
 use crate::pki::{CertificateUri, HookUri, Identity, IdentityError};
 
-/// The longest uid that is taken; those of Kubernetes have 36 characters.
+/// The longest uid that is accepted; those of Kubernetes have 36 characters.
 const LONGEST_UID: usize = 64;
 
-/// Who holds the other end of a TLS connection, read once for all its requests.
+/// The client of a TLS connection, identified once for all its requests.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<Known>);
 
@@ -25,14 +25,14 @@ struct Known {
     serial: String,
 }
 
-/// What the path of a request says.
+/// The parsed path of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addressed {
     /// The hook.
     pub hook: HookName,
     /// What is acknowledged.
     pub kind: HookKind,
-    /// The pod that says so.
+    /// The pod that acknowledges.
     pub pod: Option<String>,
 }
 
@@ -65,15 +65,15 @@ impl Peer {
         self.0.hook.namespace == name.namespace && self.0.hook.hook == name.name
     }
 
-    /// Whether the certificate is for the very hook that stands there under its name.
+    /// Whether the certificate is for the hook that exists under its name now.
     pub fn is(&self, hook: &KrakeHook) -> bool {
         hook.metadata.uid.as_deref() == Some(self.0.hook.hook_uid.as_str())
     }
 }
 
 impl Addressed {
-    /// Reads `/kubernetes/namespaces/{ns}/applications/{hook}/{kind}[/{pod uid}]`. A prefix that
-    /// the external endpoint has may be there or not: some load balancers take it away.
+    /// Reads `/kubernetes/namespaces/{ns}/applications/{hook}/{kind}[/{pod uid}]`. The path prefix
+    /// of the external endpoint may be missing, because some load balancers strip it.
     pub fn from_path(path: &str, prefix: &str) -> Option<Self> {
         let path = path
             .strip_prefix(prefix)
@@ -100,8 +100,8 @@ impl Addressed {
     }
 }
 
-/// Whether this can be the name of an object at all; what is not goes no further, above all not
-/// into the path of a request of ours.
+/// Whether this can be the name of an object; anything else is refused, and above all never becomes
+/// part of the path of a request of ours.
 fn is_name(text: &str) -> bool {
     let fits = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.'

@@ -1,9 +1,9 @@
 //! The accept loop: connections in, requests to a service, and a bound on everything.
 //!
-//! Every connection is accepted at once, and has to find a place ([`Places`]): for its handshake
-//! first, if there is one, and then for its requests. What has not shown a certificate yet thus takes
-//! nothing from those that have. It must never give a request to the service without the peer that
-//! the handshake of its connection has verified.
+//! Every connection is accepted at once, and needs a place ([`Places`]): first for its handshake,
+//! if there is one, and then for its requests. So a client that has not shown a certificate takes
+//! no place from those that have. A request must never reach the service without the peer that the
+//! handshake of its connection has verified.
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
@@ -29,9 +29,9 @@ use super::places::{Place, Places, Requests, Source};
 use super::tls::TrustSlot;
 use crate::metrics::{ConnectionLoss, HandshakeFailure, Metrics};
 
-/// How long to wait after an accept that failed for want of something (file descriptors, memory).
+/// How long to wait after an accept that failed for lack of a resource (file descriptors, memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long nothing more is said about connections that find no place.
+/// The least time between two log lines about connections without a place.
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
 /// A bound socket.
@@ -61,7 +61,7 @@ pub struct Limits {
     pub body: Duration,
     /// A connection without a request.
     pub idle: Duration,
-    /// A connection's life; so long may one outlive its client certificate.
+    /// The lifetime of a connection; it can outlive its client certificate by as much.
     pub age: Duration,
     /// For requests that are under way when a connection is to end.
     pub drain: Duration,
@@ -80,7 +80,7 @@ pub enum Mode {
     Tls(Arc<TrustSlot>),
 }
 
-/// In a request that is one too many: it is to be refused without a look at it.
+/// Marks a request over the limit: it is refused without being read.
 #[derive(Clone, Copy, Debug)]
 pub struct Crowded;
 
@@ -95,7 +95,7 @@ pub struct BindError {
 }
 
 impl Limits {
-    /// So many connections and requests, in all and of one source; half as many handshakes.
+    /// This many connections and requests, in all and for each source; half as many handshakes.
     #[must_use]
     pub fn of(self, connections: Share) -> Self {
         let connections = Share {
@@ -161,8 +161,9 @@ impl Listener {
         })
     }
 
-    /// From the moment on that this is cancelled, the next answer on a connection is its last, and
-    /// says so: the client's next connection goes elsewhere. New ones are still accepted.
+    /// Once this is cancelled, the next answer on a connection is its last and announces that, so
+    /// that the client's next connection goes to another replica. New connections are still
+    /// accepted.
     #[must_use]
     pub fn closing_on(mut self, closing: CancellationToken) -> Self {
         self.closing = closing;
@@ -243,7 +244,7 @@ impl Listener {
     }
 }
 
-/// Where connections are, what they ask, and what became of those that have no place.
+/// Places of connections, their requests, and counts of those that had no place.
 #[derive(Clone)]
 struct Rooms {
     handshakes: Places,

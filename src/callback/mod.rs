@@ -1,7 +1,7 @@
 //! THE mTLS ENDPOINT: takes an app's "I am complete" and "I have shut down".
 //!
-//! Two things it must never do: answer 200 before the acknowledgement is written, and say a
-//! secret, in an answer, a log or an error.
+//! It must never answer 200 before the acknowledgement is written, and never reveal a secret in an
+//! answer, a log or an error.
 //!
 //! | file | noun |
 //! |---|---|
@@ -72,13 +72,13 @@ pub struct Parts {
     pub hooks: Store<KrakeHook>,
     /// The cache of certificates.
     pub certificates: Store<HookCertificate>,
-    /// What is known of pods.
+    /// The caches of pods and their owners.
     pub pods: PodCaches,
     /// A client that does not try again by itself.
     pub client: Client,
     /// The ring of master keys; may be replaced at any time.
     pub ring: Arc<ArcSwap<Ring>>,
-    /// What callers are given as the endpoint; its path, if any, is accepted before ours.
+    /// The endpoint as callers know it; its path, if it has one, is accepted as a prefix.
     pub endpoint: String,
     /// Gets what should become an Event on the hook.
     pub events: mpsc::Sender<Refused>,
@@ -86,7 +86,8 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
-/// An acknowledgement that did not count, or not anew, for an Event on its hook.
+/// An acknowledgement that did not count, or that repeated an earlier one, for an Event on its
+/// hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// The hook.
@@ -95,20 +96,20 @@ pub struct Refused {
     pub kind: HookKind,
     /// Why it did not count.
     pub reason: Refusal,
-    /// The pod that said so, if the URL named one.
+    /// Its pod, if the URL named one.
     pub pod: Option<String>,
-    /// What it said in words.
+    /// Its message.
     pub message: Option<String>,
 }
 
-/// Why an acknowledgement did not count, or not anew.
+/// Why an acknowledgement did not count, or that it repeated an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// Nobody had asked for a shutdown.
+    /// There was no shutdown request.
     NotAsked,
     /// The request was closed.
     Late,
-    /// Pods are counted, and it did not say which it was.
+    /// Pods are counted, and it did not name its pod.
     Anonymous,
     /// A Failure after a Success.
     AlreadyAcknowledged,

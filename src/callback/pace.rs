@@ -1,9 +1,9 @@
-//! What the pods of one hook may make us write, and how often.
+//! Rate limits for what the pods of one hook can make the operator write.
 //!
-//! Every write is of a whole hook, under our identity, so no quota of its namespace bounds it. A
-//! hook is written a few times a second: what comes meanwhile goes into the next write together, so
-//! that an acknowledgement is delayed by this, and never refused. A `Failure` counts for nothing and
-//! may be refused: each pod has one a second that is not the same again, and each hook 64.
+//! Each write is of a whole hook, under the operator's identity, so that no quota of the namespace
+//! bounds it. A hook is written a few times a second; acknowledgements that arrive meanwhile share
+//! the next write, so they are delayed by this and never refused. A `Failure` does not count, and
+//! can be refused: each pod has one a second that is not a repetition, and each hook 64.
 //!
 //! Keys are hooks whose token was verified, pods that such callers claim, and namespaces; those that
 //! have not been seen for a while are forgotten.
@@ -27,8 +27,8 @@ const ROUNDS_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("10 is not zero");
 const FAILURES_OF_A_POD: NonZeroU32 = NonZeroU32::new(1).expect("1 is not zero");
 /// Failures a second of all pods that callers of one hook claim to be.
 const FAILURES_OF_A_HOOK: NonZeroU32 = NonZeroU32::new(64).expect("64 is not zero");
-/// Callers a second of one namespace that may be refused after a look at the server; it protects the
-/// API server from those who have a certificate and guess tokens.
+/// Callers a second of one namespace that can be refused after a read from the server. This
+/// protects the API server from clients that have a certificate and guess tokens.
 const LOOKS_OF_A_NAMESPACE: NonZeroU32 = NonZeroU32::new(25).expect("25 is not zero");
 /// The same of all namespaces.
 const LOOKS_IN_ALL: NonZeroU32 = NonZeroU32::new(200).expect("200 is not zero");
@@ -77,7 +77,7 @@ impl Pace {
         }
     }
 
-    /// Whether it is this hook's turn. If not, that is answered when it will be.
+    /// Whether it is this hook's turn; if not, when it will be.
     pub async fn is_turn(&self, hook: &HookName) -> bool {
         self.tidy();
         let Err(later) = self.rounds.check_key(hook) else {

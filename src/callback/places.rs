@@ -1,4 +1,4 @@
-//! Places for connections: who has how many, and which one gives way.
+//! Places for connections: how many each source has, and which one gives way.
 //!
 //! | places | a newcomer whose source has | |
 //! |---|---|---|
@@ -7,8 +7,9 @@
 //! | all are taken | fewer than another source | takes that of the source that has most: an idle one's, or, if that source has two more, also that of one with a request under way |
 //! | | as many as any other source | takes that of an idle one of its own source, or of another with as many; if none is idle, gets none |
 //!
-//! So one source, or a few, cannot keep the others out, however fast they come. Who had no request
-//! yet gives way before who had one, and among equals who has been idle for longest.
+//! So one source, or a few, cannot keep the others out, however fast they connect. A connection
+//! that has not sent a request gives way before one that has, and among equals the one that has
+//! been idle for longest.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -18,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::activity::Activity;
 
-/// Where a connection comes from: an address of IPv4, or 64 bits of one of IPv6, since whoever has
-/// one address there has all that begin with these.
+/// The source of a connection: an IPv4 address, or the first 64 bits of an IPv6 address, because a
+/// client that has one address of such a network has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(IpAddr);
 
@@ -120,7 +121,7 @@ impl Places {
         })
     }
 
-    /// Makes one connection give way, whoever's: there is something else that it lacks.
+    /// Makes one connection of any source give way: another resource has run out.
     pub fn shed(&self) {
         let nobody = Source(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         self.book().displace(nobody, false);

@@ -38,7 +38,7 @@ use crate::cluster::acknowledge::AcknowledgeError;
 use crate::decide::ack::Incoming;
 use crate::metrics::{AcknowledgementOutcome, LookupReason};
 
-/// Stands for the uid of what does not exist, so that refusing takes as long as verifying.
+/// Used as the uid of what does not exist, so that a refusal takes as long as a verification.
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
 /// The answer to a request.
@@ -52,12 +52,12 @@ struct Granted {
     workload_uid: String,
 }
 
-/// Who is not let in, and why.
+/// Why a caller is refused.
 #[derive(Debug)]
 enum Denied {
     Unauthorized,
-    /// All but the token goes together, or the kind. People are told where they look; the caller is
-    /// told no more than anybody.
+    /// Everything matches except the token, or the kind. An Event reports that; the caller gets the
+    /// same answer as any other.
     Mistaken(Refusal),
     Unavailable,
 }
@@ -128,7 +128,7 @@ async fn answer<B: Buf>(
 }
 
 impl Endpoint {
-    /// Lets a caller in whose certificate, hook and token go together.
+    /// Admits a caller whose certificate, hook and token match.
     async fn admit(
         &self,
         addressed: &Addressed,
@@ -148,8 +148,8 @@ impl Endpoint {
         }
     }
 
-    /// By what the cache says, or else, because the cache may be behind a hook or workload that was
-    /// just created, by what the server says.
+    /// Decides from the cache, and else from the server, because the cache may be behind a hook or
+    /// workload that was just created.
     async fn admit_by_token(
         &self,
         addressed: &Addressed,
@@ -206,8 +206,8 @@ impl Endpoint {
         }
     }
 
-    /// Uids of hook and workload, if all goes together. Whatever is missing or wrong, the token is
-    /// verified once, so that the time does not tell what it was.
+    /// Uids of hook and workload, if everything matches. The token is verified once in any case, so
+    /// that the time does not reveal what was missing or wrong.
     fn verify(
         &self,
         kind: HookKind,
@@ -263,7 +263,7 @@ impl Endpoint {
             .await
     }
 
-    /// Log, metric, and for the controller what a person should see on the hook.
+    /// Log, metric, and the Event that the controller writes on the hook.
     fn tell(
         &self,
         addressed: &Addressed,
@@ -312,7 +312,7 @@ impl Endpoint {
     }
 }
 
-/// Why a hook that is there lets a caller not in.
+/// Why an existing hook refuses a caller.
 fn denied(kind: HookKind, peer: Option<&Peer>, hook: &KrakeHook) -> Denied {
     match (
         peer.is_none_or(|peer| peer.is(hook)),

@@ -1,4 +1,4 @@
-//! TLS of the endpoint: what it shows, and whom it lets in.
+//! TLS of the endpoint: its own certificate, and which clients it accepts.
 //!
 //! Certificate, key and trust are replaced as one, without a restart: new connections use the
 //! newest. On connections that are open already the client is verified again by the new trust, at
@@ -20,12 +20,12 @@ pub const HTTP2: &[u8] = b"h2";
 /// HTTP/1.1, as ALPN names it.
 pub const HTTP1: &[u8] = b"http/1.1";
 
-/// What the endpoint shows and whom it lets in, at one time.
+/// The certificate of the endpoint and its trusted roots, at one time.
 #[derive(Debug)]
 pub struct Trust {
     config: Arc<ServerConfig>,
     verifier: Arc<dyn ClientCertVerifier>,
-    /// Who has signed what the endpoint shows; none if a root has.
+    /// Which intermediate has signed the endpoint's certificate; none if a root has.
     signer: Option<CertificateDer<'static>>,
 }
 
@@ -92,7 +92,7 @@ impl Trust {
         self.config.clone()
     }
 
-    /// Whether a client with this chain (leaf first) would be let in now.
+    /// Whether a client with this chain (leaf first) would be accepted now.
     pub fn lets_in(&self, chain: &[CertificateDer<'_>]) -> bool {
         chain.split_first().is_some_and(|(leaf, intermediates)| {
             self.verifier

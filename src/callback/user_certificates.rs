@@ -1,8 +1,9 @@
-//! Users' own `HookCertificate`s: whether the one that a certificate was issued for still stands.
+//! Users' own `HookCertificate`s: whether the one that a client certificate was issued for still
+//! exists.
 //!
-//! Its deletion is how a laptop is locked out and nobody else. The cache is believed when it has
-//! the object; when it has not, it may only be behind, so the server is asked. It must never let
-//! anybody in for want of an answer.
+//! Deleting it locks out its holder and nobody else. An object that is in the cache exists; one
+//! that is not may only be too new for it, so the server is asked. Without an answer the caller is
+//! never accepted.
 
 use std::num::NonZeroU32;
 
@@ -13,11 +14,11 @@ use kube::runtime::reflector::Store;
 use crate::api::HookCertificate;
 use crate::cluster::acknowledge;
 
-/// How many questions a second go to the server: each is a list of a namespace's certificates, and
-/// one that stands is asked about only in its first moments.
+/// How many times a second the server is asked: each time is a list of a namespace's certificates,
+/// and one that exists is asked about only while it is new.
 const QUESTIONS_A_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("10 is not zero");
 
-/// What is known of users' own certificates.
+/// Finds out whether users' own certificates exist.
 pub struct UserCertificates {
     cache: Store<HookCertificate>,
     client: Client,
@@ -31,7 +32,7 @@ pub enum Standing {
     Stands,
     /// It was deleted, or is being deleted.
     Gone,
-    /// Nobody knows at present.
+    /// It is not known at present.
     Unknown,
 }
 

@@ -1,9 +1,9 @@
-//! Who is called next: one queue for each namespace, served in turn.
+//! The order of calls: one queue for each namespace, served in turn.
 //!
-//! A call may take as long as the app likes, up to a bound, and a namespace may order as many as it
-//! has pods. So a namespace has a few calls open at a time, the fewer the less is left, and
-//! something is left for the next one. What has waited too long is given back: the time of a
-//! removal must not stand still because there are other calls to make.
+//! A call takes as long as the app likes, up to a bound, and a namespace can order as many as it
+//! has pods. So a namespace has a few calls open at a time, fewer the less capacity is left, so
+//! that some is always left for the next one. An order that has waited too long is given back: the
+//! deadline of a removal must not be delayed by other calls.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub const WAIT_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Queue<T> {
     waiting: HashMap<String, VecDeque<(Instant, T)>>,
-    /// Namespaces in which something waits; whose turn it is stands in front.
+    /// Namespaces with waiting orders; the first one is served next.
     turns: VecDeque<String>,
     open: HashMap<String, usize>,
     open_in_all: usize,
