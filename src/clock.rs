@@ -27,7 +27,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 type Source<T> = Arc<dyn Fn() -> T + Send + Sync>;
 
-/// Where the time comes from; clones tell the same.
+/// The sources of time; clones share them.
 #[derive(Clone)]
 pub struct Clocks {
     begin: Instant,

@@ -47,7 +47,7 @@ pub enum ReleaseError {
 const AT_ONCE: usize = 16;
 /// Guards whose pods are waited for at once.
 const WAIT_AT_ONCE: usize = 256;
-/// After so many there is a line that says how far it is.
+/// How many objects between two lines of progress.
 const TOLD_EVERY: usize = 100;
 /// The API server and its controllers write too: so many looks may be lost to them.
 const LOOKS: usize = 20;
@@ -90,7 +90,7 @@ pub async fn release_all(wait: Duration) -> Result<(), ReleaseError> {
     Ok(())
 }
 
-/// Works on all, some at once, and says how far it is; how many are left over.
+/// Processes all, some at once, and prints the progress; returns how many could not be released.
 async fn each<T>(
     what: &str,
     at_once: usize,

@@ -80,7 +80,7 @@ pub enum RunError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
-/// How a process ends: first it is told, then it stops.
+/// The two phases of the end: notice, then stop.
 #[derive(Clone, Debug, Default)]
 struct Ending {
     /// It leads no more, and is not ready for more clients; those that come are answered.
@@ -287,7 +287,7 @@ impl Operator {
         tasks.spawn(named("refused", telling));
     }
 
-    /// Not ready from the moment on that it is told to end.
+    /// Not ready once it has been told to stop.
     fn spawn_readiness(&self, tasks: &mut Tasks, readiness: &Readiness, ending: &Ending) {
         let stays = readiness.part("ending");
         stays.set(true);
@@ -333,7 +333,7 @@ impl Operator {
     }
 }
 
-/// Waits for the first task to end, tells the others to, and for them.
+/// Waits for the first task to end, then stops the others and waits for them.
 ///
 /// Told to end by a signal, the endpoint lingers: whoever has not heard yet that this replica goes is
 /// still answered, and the election gives the lease away meanwhile.

@@ -57,7 +57,7 @@ pub enum AcknowledgeError {
         /// What the server says.
         source: Box<Error>,
     },
-    /// Whose the pods are that acknowledge cannot be told.
+    /// It cannot be found out which workload the pods belong to.
     #[error("hook {hook}: whose a pod is cannot be told: {source}")]
     Unknown {
         /// The hook, as `namespace/name`.
@@ -124,7 +124,7 @@ pub struct Crew {
     pub runs: bool,
 }
 
-/// Looks for the pods of the workload that a hook has met, whatever caches have heard of them.
+/// Reads the pods of a hook's workload from the server.
 pub async fn crew(client: &Client, hook: &KrakeHook) -> Result<Crew, super::Error> {
     let namespace = hook.metadata.namespace.as_deref().unwrap_or_default();
     let name = hook.metadata.name.as_deref().unwrap_or_default();
@@ -206,7 +206,7 @@ where
     }
 }
 
-/// Writes acknowledgements; answers the hook as it stands after the write.
+/// Writes acknowledgements; returns the hook as it is after the write.
 pub async fn write(
     client: &Client,
     namespace: &str,

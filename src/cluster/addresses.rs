@@ -45,14 +45,14 @@ impl Addresses {
         all
     }
 
-    /// Whether a node is gone or out of service, as far as the watch has told.
+    /// Whether a node is gone or out of service, as far as the watch has received.
     pub fn has_lost(&self, node: &str) -> bool {
         let node = self.nodes.get(&ObjectRef::new(node));
         node.is_none_or(|node| is_out_of_service(&node))
     }
 }
 
-/// Whether whoever looks after a node has said that it is down, and that nobody need wait for it.
+/// Whether a node is marked as out of service: it is down, and nothing has to wait for it.
 pub fn is_out_of_service(node: &Node) -> bool {
     let mut taints = taints(node);
     taints.any(|taint| taint.key == names::OUT_OF_SERVICE)

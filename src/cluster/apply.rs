@@ -1,4 +1,4 @@
-//! Writing: carries out what was decided, one effect at a time, and says what became known.
+//! Writing: applies what was decided, one effect at a time, and returns what became known.
 //!
 //! Every write is safe when another writer, or a second self, was faster: it names the uid or the
 //! resourceVersion it was decided on, or a JSON patch tests what it is about to change.

@@ -30,9 +30,9 @@ pub enum Act {
 pub enum Class {
     /// The server or the way to it has a bad moment: the same again, ever more slowly.
     Retry,
-    /// Somebody else was faster: look again, and say nothing.
+    /// Another writer was faster: observe again; not reported.
     Conflict,
-    /// It stays so until a person acts: tell them.
+    /// It persists until a person acts, and is reported.
     User,
     /// We have asked for something that cannot be.
     Bug,

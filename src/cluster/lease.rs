@@ -77,7 +77,7 @@ impl LeaseApi {
         }
     }
 
-    /// An Event on the Lease; one that gets lost stops nobody. Those with the same action are one
+    /// An Event on the Lease; losing one has no consequence. Those with the same action are one
     /// that is counted.
     pub async fn tell(&self, lease: &Lease, action: &str, note: String, within: Duration) {
         let event = Event {

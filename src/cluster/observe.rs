@@ -1,8 +1,8 @@
-//! Reading: caches that watches keep up, and live looks where a removal is decided.
+//! Reading: caches that watches keep up to date, and live reads where a removal is decided.
 //!
 //! The workload itself is read live each time: whether it is being deleted, and what its template
-//! says, is never a matter of what a cache has heard so far. While it is being deleted, everything
-//! the decision depends on is.
+//! contains, must not depend on how far a cache is behind. While it is being deleted, everything
+//! that the decision depends on is read live.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,10 +25,10 @@ use crate::decide::seen::{
 };
 use crate::decide::{Seen, Workload};
 
-/// Nodes that one look asks for at once.
+/// Nodes that are read at once.
 const NODES_AT_ONCE: usize = 8;
 
-/// What watches have heard.
+/// What watches have received.
 #[derive(Clone)]
 pub struct Caches {
     /// All hooks.
@@ -93,7 +93,7 @@ pub async fn observe(client: &Client, caches: &Caches, hook: &KrakeHook) -> Resu
         canaries: caches
             .config_maps
             .state_filter(|c| {
-                // Anybody may write the label in another namespace.
+                // Anybody can set the label in another namespace.
                 c.namespace().as_deref() == Some(&namespace)
                     && label(&c.metadata, names::CANARY_LABEL) == Some(&uid)
             })
@@ -250,7 +250,7 @@ pub async fn pods(client: &Client, namespace: &str, labels: &str) -> Result<Vec<
     Ok(found.iter().map(slim::Pod::whole).collect())
 }
 
-/// The Service that a hook names, live: nobody needs to remember all that there are.
+/// The Service that a hook names, live: caching all Services is not worth it.
 async fn service(client: &Client, hook: &KrakeHook) -> Result<Option<Service>, Error> {
     let Some(name) = service_name(hook) else {
         return Ok(None);
@@ -362,7 +362,7 @@ async fn look_live(client: &Client, addresses: &Addresses, seen: &mut Seen) -> R
         .as_ref()
         .and_then(|w| w.metadata.uid.as_deref());
     let workloads: Vec<&str> = remembered.into_iter().chain(present).collect();
-    // A removal goes on after this: what is known to be needed is asked for at once.
+    // A removal waits for this: everything that is known to be needed is read at once.
     let bare = async {
         match &seen.workload {
             Some(workload) if bare::may_have_sets(seen, workload) => {

@@ -54,7 +54,7 @@ impl Read {
 pub enum Wrote {
     /// It is written.
     Yes,
-    /// Somebody else was faster; what stands there is theirs.
+    /// Another writer was faster; the Secret is theirs.
     SomebodyWasFaster,
 }
 

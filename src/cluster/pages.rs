@@ -30,9 +30,9 @@ const LARGEST: u32 = 500;
 const MOST: usize = 32 << 20;
 /// The next page may have twice as many objects, if this one had fewer bytes.
 const SMALL: usize = 2 << 20;
-/// So many lists are remembered.
+/// How many lists are remembered.
 const LISTS: usize = 64;
-/// Whoever has waited so long for a page lets the next one have its turn.
+/// A page that takes longer gives up its turn.
 const PAGE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Whose turn it is, and how many objects the next page of each list has.

@@ -51,7 +51,7 @@ impl PolicyProbe {
         Ok(self.stood() && self.ask(client).await?)
     }
 
-    /// Asks now and then whenever it does not stand, until `shutdown`.
+    /// Asks from time to time while it is not in force, until `shutdown`.
     pub async fn watch(self, client: Client, shutdown: CancellationToken) {
         let mut told = true;
         loop {

@@ -77,14 +77,14 @@ pub struct Written {
     pub created: Option<Time>,
     /// When it was last changed, by the API server's clock.
     pub at: Option<Time>,
-    /// Somebody had edited it since our last write, and the edit is gone.
+    /// It had been edited since our last write, and was overwritten.
     pub overwrote_edit: bool,
 }
 
 /// Why a Secret was not written.
 #[derive(Debug, Error)]
 pub enum SecretError {
-    /// A Secret of this name belongs to somebody else.
+    /// A Secret of this name is not the operator's.
     #[error("Secret {name} belongs to somebody else and is not overwritten: {message}")]
     Taken {
         /// Its name.
@@ -153,7 +153,7 @@ impl SecretError {
     }
 }
 
-/// Writes a Secret, if it is not somebody else's.
+/// Writes a Secret, unless one of that name is not the operator's.
 pub async fn write(
     client: &Client,
     order: SecretOrder<'_>,

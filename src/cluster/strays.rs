@@ -1,4 +1,5 @@
-//! What is ours and nobody's: asked for live, and let go. What it is, [`crate::decide::strays`] says.
+//! Reads objects of ours that belong to no hook, live, and releases them. What it is,
+//! [`crate::decide::strays`] says.
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,14 +15,14 @@ use crate::api::{HookGuard, KrakeHook, WorkloadKind, names};
 use crate::decide::seen::{has_finalizer, is_released};
 use crate::decide::{Effect, Workload, strays};
 
-/// What became of a look.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// There is nothing (more) of ours in it.
     Clean,
-    /// Somebody is concerned with it.
+    /// A hook is responsible for it.
     Concerned,
-    /// It was let go.
+    /// It was released.
     Released,
 }
 

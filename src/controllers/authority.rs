@@ -40,7 +40,7 @@ pub struct InUse {
     pub anchors: Vec<CertificateDer<'static>>,
     /// PEM of what clients are given to trust.
     pub bundle: String,
-    /// Why there is none, or why what is in use is not what the state says.
+    /// Why there is none, or why the authority in use is not the one in the state.
     pub fault: Option<Fault>,
 }
 

@@ -37,10 +37,10 @@ const RESYNC: Duration = Duration::from_secs(600);
 const RESYNC_FAULT: Duration = Duration::from_secs(15);
 /// How often the caches are asked while a rotation waits for what they know.
 const POLL: Duration = Duration::from_secs(1);
-/// So many steps in a row are a mistake of ours.
+/// More steps in a row than that are a bug.
 const MOST_STEPS: usize = 32;
 
-/// What a look needs.
+/// What a reconcile needs.
 pub struct Context {
     /// Reads and writes.
     pub writer: AuthorityWriter,
@@ -135,7 +135,7 @@ impl Context {
         stream::select_all(all)
     }
 
-    /// Looks, decides and carries out until there is nothing left to do.
+    /// Observes, decides and applies until there is nothing left to do.
     async fn look(&self, now: &impl Fn() -> Timestamp) -> Result<Wait, Error> {
         for _ in 0..MOST_STEPS {
             let state = read(&self.writer.secrets(), now()).await?;

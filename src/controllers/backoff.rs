@@ -13,7 +13,7 @@ const FIRST: Duration = Duration::from_secs(1);
 /// Once what was wrong is over, all is well within ten seconds; and until then an object costs no
 /// more than ten tries a minute.
 const MOST: Duration = Duration::from_secs(8);
-/// Somebody was faster: the cache needs a moment to hear of it.
+/// Another writer was faster: the cache needs a moment to receive that.
 const CONFLICT: Duration = Duration::from_millis(250);
 
 /// So many errors in a row, and even a change is only looked at when the wait is over: each event of a

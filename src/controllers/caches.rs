@@ -36,7 +36,7 @@ type Triggers = futures::stream::BoxStream<'static, Vec<ObjectRef<KrakeHook>>>;
 
 /// The caches, and what wakes a hook's reconcile.
 pub struct Watches {
-    /// What watches have heard.
+    /// What watches have received.
     pub caches: Caches,
     /// Waits until all watches have completed their initial list.
     pub synced: Waiter,
@@ -46,7 +46,7 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Keeps the caches up, and tells the feed, until `shutdown`.
+    /// Keeps the caches up to date, and feeds the changes on, until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -99,7 +99,7 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         .modify(slim::slim)
         .reflect(hook_writer)
         .inspect_ok(move |event| {
-            // Nobody listens any more only when the process ends.
+            // The receiver is dropped only when the process ends.
             let _ = successors.send(successors_of(event));
             if let watcher::Event::Apply(hook) | watcher::Event::InitApply(hook) = event
                 && let Some(kind) = hook.spec.workload.known_kind()
@@ -174,7 +174,7 @@ pub fn watches(client: &Client, api_servers: BTreeSet<IpAddr>, metrics: &Metrics
         ),
         touched(
             &mut synced,
-            // Only to be told that one has changed: it is read when it is needed.
+            // Only for the change: the Service itself is read when it is needed.
             watcher(Api::<Metadata<Service>>::all(client.clone()), everything()),
             by_service(&caches.hooks),
         ),

@@ -38,7 +38,8 @@ const AT_ONCE: u16 = 16;
 /// Everything is looked at now and then: the timer of a renewal counts on while a machine sleeps
 /// or its clock is set.
 const RESYNC: Duration = Duration::from_secs(600);
-/// How often an issue that somebody was faster than is recorded before it is left to the next look.
+/// How often the record of an issuance is retried after a conflict before it is left to the next
+/// reconcile.
 const RECORD_ATTEMPTS: usize = 3;
 
 /// What time it is; the tests have clocks that are wrong.
@@ -216,7 +217,7 @@ impl Context {
         }
     }
 
-    /// The certificate as the cache has it, or live if the cache has not heard of our last write.
+    /// The certificate from the cache, or live if the cache has not received our last write yet.
     async fn newest(
         &self,
         cached: &Arc<HookCertificate>,
@@ -234,7 +235,8 @@ impl Context {
         Ok(live)
     }
 
-    /// Nothing signs: the certificate says why. It is looked at again when something does.
+    /// There is no signing authority, and the certificate's condition says why. It is reconciled
+    /// again when there is one.
     async fn refuse(
         &self,
         certificate: &HookCertificate,
@@ -344,7 +346,8 @@ impl Context {
                     return Err(error);
                 }
                 Err(error) => match self.read(&certificate).await? {
-                    // As it was: nobody was faster, and to ask again at once is of no use.
+                    // It is as it was: there was no other writer, and to retry at once is of no
+                    // use.
                     Some(live) if live.resource_version() == certificate.resource_version() => {
                         return Err(error);
                     }

@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 /// How long the leader's tasks have to end by themselves.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
-/// An Event that takes longer is let go of: it is not worth a renewal that comes late.
+/// An Event that takes longer is dropped: it must not delay a renewal.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
 
 /// A term whose clock is farther away from the wall clock ends.
@@ -183,8 +183,8 @@ where
         }
     }
 
-    /// The name of the term that is tried for. Whoever led before is what the Lease says, unless an
-    /// own write says that already whose answer was lost.
+    /// The name of the next term, and its predecessor: the one in the Lease, unless that is an own
+    /// write whose answer was lost.
     fn remember_predecessor(&self, replica: &mut Replica) -> String {
         let term = self.term(replica.terms + 1);
         let before = replica.seen.as_ref().and_then(predecessor);
@@ -198,7 +198,7 @@ where
         format!("{}.{number}", self.identity)
     }
 
-    /// From before the write was sent, so that nobody else can have begun to wait earlier.
+    /// From before the write was sent, so that no other replica can have begun to wait earlier.
     async fn lead_until(&self, replica: &mut Replica, until: Moment) {
         if let Some(leading) = &replica.leading {
             return leading.term.extend(until);
@@ -243,7 +243,7 @@ where
         tracing::info!(leader = term.identity(), "lost leadership");
     }
 
-    /// Leaves the Lease to whoever comes first.
+    /// Releases the Lease, so that another replica can take it at once.
     async fn release(&self, replica: &mut Replica, term: &Term) {
         let within = LEAVE_WITHIN.min(self.call_within());
         let spec = replica.seen.as_ref().and_then(|seen| seen.spec.as_ref());

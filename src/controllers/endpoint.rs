@@ -32,13 +32,13 @@ const RESYNC: Duration = Duration::from_secs(600);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(300);
 
-/// What the endpoint's certificate is made of, and where it goes.
+/// The inputs of the endpoint's certificate, and its destination.
 pub struct Context {
     /// The authorities in use now, and whatever will be.
     pub in_use: watch::Receiver<Arc<InUse>>,
     /// DNS names and IP addresses of the endpoint.
     pub names: Vec<String>,
-    /// Where the endpoint looks.
+    /// What the endpoint depends on.
     pub trust: Arc<TrustSlot>,
     /// Ready while the endpoint has a certificate that is valid.
     pub ready: Part,
@@ -104,7 +104,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Renews if it is time, and says how long to wait before the next look.
+    /// Renews if it is due, and returns how long to wait before the next check.
     fn look(&mut self, context: &Context, in_use: &InUse, now: Timestamp) -> Duration {
         let mut wait = RESYNC;
         let fault = in_use.fault.as_ref().map(|fault| fault.reason);

@@ -1,7 +1,7 @@
 //! What wakes the reconciles of hooks: every replica hears it, and only the leader acts on it.
 //!
 //! Caches are kept up all the time, so that a replica that begins to lead need not list the cluster
-//! first. Whoever subscribes gets every hook once, and then what changes.
+//! first. A subscriber receives every hook once, and then those that change.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,11 +34,11 @@ impl Feed {
         }
     }
 
-    /// Every hook that the cache has now, and then every one that is told about.
+    /// Every hook in the cache, and then every one that changes.
     pub fn subscribe(&self) -> impl Stream<Item = ObjectRef<KrakeHook>> + Send + use<> {
         let (sender, changes) = mpsc::unbounded_channel();
         self.settled().clear();
-        // First: what changes meanwhile is told twice rather than not at all.
+        // First, so that a change meanwhile is received twice rather than not at all.
         self.subscribers().push(sender);
         let present: Vec<_> = self
             .hooks
@@ -49,23 +49,23 @@ impl Feed {
         futures::stream::iter(present).chain(UnboundedReceiverStream::new(changes))
     }
 
-    /// Tells everybody; who has ceased to listen is forgotten.
+    /// Wakes all subscribers; those that are gone are dropped.
     pub fn tell(&self, hooks: &[ObjectRef<KrakeHook>]) {
         self.subscribers()
             .retain(|to| hooks.iter().all(|hook| to.send(hook.clone()).is_ok()));
     }
 
-    /// A look at a hook begins: until it ends well, every change of the hook wakes the next.
+    /// A reconcile begins: until it succeeds, every change of the hook wakes the next one.
     pub fn look(&self, hook: &ObjectRef<KrakeHook>) {
         self.settled().remove(hook);
     }
 
-    /// A look at a hook of this [fingerprint](crate::decide::news) found nothing to do.
+    /// A reconcile of a hook with this [fingerprint](crate::decide::news) found nothing to do.
     pub fn settle(&self, hook: ObjectRef<KrakeHook>, fingerprint: u64) {
         self.settled().insert(hook, fingerprint);
     }
 
-    /// The hook itself, unless this very look would find nothing to do.
+    /// The hook, unless its reconcile would find nothing to do.
     pub fn news(&self, hook: &KrakeHook) -> Option<ObjectRef<KrakeHook>> {
         let object = ObjectRef::from_obj(hook);
         if self.hooks.get(&object).is_none() {

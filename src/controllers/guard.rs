@@ -1,4 +1,4 @@
-//! Guards of hooks that are gone: each stays until nothing needs it, then it goes.
+//! Guards of hooks that are gone: each is deleted once nothing needs it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +39,7 @@ pub struct Context {
     pub metrics: Metrics,
     /// Errors in a row.
     pub backoff: Backoff<String>,
-    /// Looks in a row at guards that are still needed.
+    /// Consecutive checks of guards that are still needed.
     pub looks: Looks,
     /// Hooks that need none of this.
     pub living: Living,
@@ -383,7 +383,7 @@ mod tests {
         assert!(calls_of_a_look(&["b"]).await > 0);
     }
 
-    /// Nobody else knows of it any more, and it would keep its namespace for ever.
+    /// Nothing else knows of it any more, and it would keep its namespace for ever.
     #[tokio::test]
     async fn a_canary_without_its_labels_is_found_before_its_guard_goes() {
         let calls = Arc::new(Mutex::new(Vec::new()));

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 
 /// Guards that are written at once.
 const AT_ONCE: usize = 16;
-/// An API server that does not answer keeps nobody from looking at hooks for longer.
+/// An API server that does not answer delays the reconciles of hooks by no more than this.
 const FIRST_WITHIN: Duration = Duration::from_secs(10);
 
 /// What it needs.
@@ -39,7 +39,7 @@ pub struct Context {
     pub metrics: Metrics,
 }
 
-/// Guards what there is, says so, and then guards what comes with `changes`, until `shutdown`.
+/// Guards what exists, reports that, and then guards what `changes` brings, until `shutdown`.
 pub async fn run(
     context: Context,
     changes: impl Stream<Item = ObjectRef<KrakeHook>> + Send + 'static,
@@ -107,7 +107,7 @@ impl Context {
         })
     }
 
-    /// One that fails is tried again by the hook's own look, which says so where people look.
+    /// If one fails, the hook's own reconcile retries it and reports it.
     async fn guard(&self, missing: Missing) {
         let Missing {
             hook,

@@ -62,15 +62,15 @@ pub struct Context {
     pub injections: Mutex<HashMap<String, Vec<Timestamp>>>,
     /// When this process last asked about Secrets, by hook.
     pub asked: Mutex<HashMap<String, Timestamp>>,
-    /// What wakes: told which looks found nothing to do.
+    /// What wakes reconciles; it is told which of them found nothing to do.
     pub feed: Feed,
-    /// What this process has put in place and the caches may not have heard of.
+    /// What this process has created and the caches may not have received yet.
     pub provided: Provided,
     /// The clock of the term: what is decided and written has its times.
     pub clock: SteadyClock,
     /// When this process first saw that a hook is being deleted, by hook.
     pub leaving: Mutex<HashMap<String, Timestamp>>,
-    /// Hooks that this process has written and the cache may not have heard of.
+    /// Hooks that this process has written and the cache may not have received yet.
     pub written: Mutex<HashMap<String, Written>>,
 }
 
@@ -81,7 +81,7 @@ pub struct Written {
     latest: Option<Arc<KrakeHook>>,
 }
 
-/// Looks at the hooks that `changes` names, until `shutdown`.
+/// Reconciles the hooks that `changes` names, until `shutdown`.
 pub async fn run(
     context: Arc<Context>,
     changes: impl Stream<Item = ObjectRef<KrakeHook>> + Send + 'static,
@@ -145,8 +145,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
             .carry_out_all(&object, &mut seen, &decision.effects)
             .await
         {
-            // To wait for quiet would be to wait for as long as apps have something to say, or a rollout
-            // goes on.
+            // A longer wait could last as long as apps acknowledge, or a rollout goes on.
             Err(error) if error.class() == Class::Conflict && overtaken < MAX_IMMEDIATE_RETRIES => {
                 let acknowledged = context.was_acknowledged(&mut seen).await?;
                 if !acknowledged && !context.was_written(&mut seen).await? {
@@ -287,7 +286,8 @@ impl Context {
         Ok(true)
     }
 
-    /// The API server refuses an effect. The status says so, unless it is the status itself.
+    /// The API server refuses an effect. The status reports that, unless it is the status itself
+    /// that is refused.
     async fn rejected(&self, seen: &mut Seen, effect: &Effect, error: Error) -> Result<(), Error> {
         let message = said(&error.source);
         if matches!(effect, Effect::WriteStatus(_) | Effect::AddHookFinalizer) {
@@ -305,7 +305,8 @@ impl Context {
         Ok(())
     }
 
-    /// The same things are done again and again, because somebody undoes them or we are wrong.
+    /// The same effects are decided again and again, because they are undone or the decision is
+    /// wrong.
     async fn tell_endless(&self, seen: &Seen, effects: &[&str]) {
         let note = format!(
             "the operator has done the same {MOST_ROUNDS} times and pauses ({}): does somebody undo it, a webhook or another controller? If not, please report it",

@@ -1,4 +1,4 @@
-//! WHEN TO LOOK: streams of changes, and short reconciles that observe, decide and apply.
+//! WHEN TO RECONCILE: streams of changes, and short reconciles that observe, decide and apply.
 //!
 //! Every replica watches and keeps its own endpoint; [`hook`], [`guard`], [`strays`], [`certificate`]
 //! and [`authority_rotation`] run where the [`election`] says.
@@ -27,7 +27,8 @@ use kube::runtime::watcher;
 
 use crate::cluster::pages;
 
-/// A watch that says nothing for this long (s) is opened anew: a half-open connection is found out.
+/// A watch that receives nothing for this long (s) is reopened, so that a half-open connection is
+/// noticed.
 const WATCH_SECONDS: u32 = 120;
 
 /// A watch of everything of a kind.

@@ -1,4 +1,4 @@
-//! What this process has put in place, believed for a moment where a cache says nothing of it.
+//! What this process has created, assumed to exist for a moment while the caches do not have it.
 //!
 //! A watch may be late, or silent for two minutes until it is found out, and each change of a hook is
 //! a look at its caches: without this each look would put the same things in place again.
@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::decide::{Fact, Next, Seen};
 
-/// For so long: ten times a minute at most is written what nobody has heard of. What somebody takes
-/// away in this time is put back at the end of it.
+/// For this long: what no cache receives is written ten times a minute at most. What is deleted
+/// within this time is restored at its end.
 const BELIEVED: SignedDuration = SignedDuration::from_secs(6);
 
 /// Facts by the uid of their hook, and since when they are known.
@@ -35,8 +35,8 @@ impl Provided {
         }
     }
 
-    /// Fills in what the caches lack, and says until when that is believed. Whether something is still
-    /// there while the workload or the hook goes is nothing to believe.
+    /// Fills in what the caches lack, and returns until when that is assumed. Nothing is assumed
+    /// while the workload or the hook is being deleted.
     pub fn fill_in(&self, seen: &mut Seen, now: Timestamp) -> Next {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(facts) = all.get_mut(seen.hook_uid()) else {

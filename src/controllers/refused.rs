@@ -21,7 +21,8 @@ use crate::cluster::acknowledge;
 use crate::decide::rejected;
 
 const PAUSE: Duration = Duration::from_secs(60);
-/// So many are remembered at once. A client may claim any pod's name: beyond this nobody is told.
+/// The most that are remembered at once. A client can claim any pod's uid: beyond this no Event is
+/// written.
 const MOST: usize = 1024;
 /// Characters of an Event's note that the API server takes.
 const NOTE: usize = 1000;

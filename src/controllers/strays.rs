@@ -29,11 +29,11 @@ use crate::decide::seen::{has_finalizer, is_released};
 use crate::decide::strays::grace;
 use crate::metrics::Metrics;
 
-/// How often it is looked whether somebody names what carries our finalizer.
+/// How often it is checked whether a hook names what carries our finalizer.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long after a look that failed, or found somebody concerned, there is another one.
+/// How long after a check that failed, or found a hook, the next one is made.
 const PAUSE: Duration = Duration::from_secs(8);
-/// How often a namespace that is being deleted is searched for what no watch tells.
+/// How often a terminating namespace is searched for what no watch reports.
 const SEARCH: Duration = Duration::from_secs(10);
 
 /// What this needs.
@@ -48,7 +48,7 @@ pub struct Context {
     pub metrics: Metrics,
 }
 
-/// Something that carries a finalizer of ours, or says that it is complete.
+/// An object with a finalizer of ours, or with the label of a completed workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Object {
     Workload(WorkloadKind, String, String),

@@ -1,4 +1,4 @@
-//! What the series are told apart by. A variant's name is the label's value, which alerts match.
+//! Labels of the series. A variant's word is the label's value, which alerts match.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 

@@ -56,11 +56,11 @@ pub struct Leading {
     pub in_use: Option<watch::Sender<Arc<InUse>>>,
     /// Whether the admission policy confines our writes to Secrets.
     pub secret_policy: PolicyProbe,
-    /// What watches have heard.
+    /// What watches have received.
     pub caches: Caches,
     /// Decisions wait until all watches have completed their initial list.
     pub synced: Waiter,
-    /// Hooks to look at.
+    /// Hooks to reconcile.
     pub feed: Feed,
     /// Counters.
     pub metrics: Metrics,
