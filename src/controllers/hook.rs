@@ -1,13 +1,11 @@
 //! Hook and workload, one reconcile for both: observe, then decide and apply until there is nothing
 //! left to do.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
@@ -16,7 +14,7 @@ use tokio::sync::watch;
 use super::backoff::{Backoff, Reopen};
 use super::feed::Feed;
 use super::outcomes::Outcomes;
-use super::provided::Provided;
+use super::overlay::Overlay;
 use super::synced::Waiter;
 use crate::api::KrakeHook;
 use crate::callout::Calls;
@@ -24,9 +22,9 @@ use crate::clock::SteadyClock;
 use crate::cluster::apply::{Regarding, Writer};
 use crate::cluster::observe::{Caches, observe, workload};
 use crate::cluster::{Act, Class, Error, said};
-use crate::decide::seen::{CallsMade, Notice, Rejection, Secrets, is_released};
+use crate::decide::news;
+use crate::decide::seen::{CallsMade, Notice, Rejection, is_released};
 use crate::decide::{self, Effect, Fact, Next, Seen, Settings};
-use crate::decide::{mend, news};
 use crate::metrics::Metrics;
 
 /// Reconciles that run at once; each waits for the API server most of its time.
@@ -37,8 +35,6 @@ const MOST_ROUNDS: usize = 32;
 const MAX_IMMEDIATE_RETRIES: usize = 12;
 /// How often everything is reconciled, whatever a watch may have missed.
 const RESYNC: Duration = Duration::from_secs(600);
-/// How long an injection counts as lately.
-const LATELY: SignedDuration = SignedDuration::from_mins(10);
 
 /// What a reconcile needs.
 pub struct Context {
@@ -58,27 +54,12 @@ pub struct Context {
     pub outcomes: Outcomes,
     /// Errors in a row.
     pub backoff: Backoff<ObjectRef<KrakeHook>>,
-    /// When this process injected, by hook; to notice a quarrel with another field manager.
-    pub injections: Mutex<HashMap<String, Vec<Timestamp>>>,
-    /// When this process last asked about Secrets, by hook.
-    pub asked: Mutex<HashMap<String, Timestamp>>,
     /// What wakes reconciles; it is told which of them found nothing to do.
     pub feed: Feed,
-    /// What this process has created and the caches may not have received yet.
-    pub provided: Provided,
+    /// What this process has done and the caches may not have received yet.
+    pub overlay: Overlay,
     /// The clock of the term: what is decided and written has its times.
     pub clock: SteadyClock,
-    /// When this process first saw that a hook is being deleted, by hook.
-    pub leaving: Mutex<HashMap<String, Timestamp>>,
-    /// Hooks that this process has written and the cache may not have received yet.
-    pub written: Mutex<HashMap<String, Written>>,
-}
-
-/// A hook as last written, and the resourceVersions it has replaced.
-#[derive(Default)]
-pub struct Written {
-    replaced: Vec<String>,
-    latest: Option<Arc<KrakeHook>>,
 }
 
 /// Reconciles the hooks that `changes` names, until `shutdown`.
@@ -111,16 +92,12 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
         return Ok(Action::requeue(wait));
     }
     context.feed.look(&object);
-    let hook = context.newest(hook);
+    let hook = context.overlay.newest(hook);
     context.outcomes.look(&hook);
     let fingerprint = news::fingerprint(&hook);
     let mut seen = observe(&context.writer.client, &context.caches, &hook).await?;
     let uid = seen.hook_uid().to_owned();
-    let now = context.clock.now();
-    let believed = context.provided.fill_in(&mut seen, now);
-    seen.injections = context.injected_lately(&uid, now);
-    seen.secrets = context.may_ask(&uid, now);
-    seen.leaving_since = context.leaving_since(&seen.hook, now);
+    let assumed = context.overlay.lay_over(&mut seen, context.clock.now());
     let (mut rounds, mut overtaken) = (0, 0);
     let next = loop {
         let settings = context.settings.borrow().clone();
@@ -163,7 +140,7 @@ async fn reconcile(hook: Arc<KrakeHook>, context: Arc<Context>) -> Result<Action
     if seen.hook_gone || is_released(&seen.hook.metadata) {
         context.forget(&uid);
     }
-    Ok(Action::requeue(match next.earliest(believed) {
+    Ok(Action::requeue(match next.earliest(assumed) {
         Next::AwaitChange => RESYNC,
         Next::At(at) => context.wait_until(at).min(RESYNC),
     }))
@@ -245,10 +222,6 @@ impl Context {
                 .start(object.clone(), seen.hook_uid(), order.as_ref().clone());
             return Ok(true);
         }
-        if matches!(effect, Effect::AskAboutSecrets) {
-            let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert(seen.hook_uid().to_owned(), self.clock.now());
-        }
         let done = self.writer.apply(seen, effect).await;
         if let Effect::WriteStatus(status) = effect {
             self.outcomes.wrote(&seen.hook, status, done.is_ok());
@@ -267,20 +240,14 @@ impl Context {
             "applied"
         );
         self.metrics.effect(label(effect));
+        let now = self.clock.now();
+        self.overlay.note(seen, effect, &fact, now);
         // One that was refused is no quarrel with another field manager.
-        let injected = matches!(fact, Fact::Workload(_));
-        if injected && matches!(effect, Effect::ApplyInjection(_)) {
-            let now = self.clock.now();
-            let mut all = self
-                .injections
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            all.entry(seen.hook_uid().to_owned()).or_default().push(now);
+        if matches!(
+            (effect, &fact),
+            (Effect::ApplyInjection(_), Fact::Workload(_))
+        ) {
             seen.injections.push(now);
-        }
-        self.provided.note(seen.hook_uid(), &fact, self.clock.now());
-        if let Fact::Hook(hook) = &fact {
-            self.wrote(&seen.hook, hook);
         }
         seen.absorb(fact);
         Ok(true)
@@ -360,86 +327,16 @@ impl Context {
             .unwrap_or_default()
     }
 
-    /// The hook as this process has written it, if what the cache says is older than that: a decision
-    /// on it would be refused by the API server anyway.
-    fn newest(&self, cached: Arc<KrakeHook>) -> Arc<KrakeHook> {
-        let mut all = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let uid = cached.uid().unwrap_or_default();
-        let version = cached.resource_version().unwrap_or_default();
-        let newer = all
-            .get(&uid)
-            .filter(|written| written.replaced.contains(&version))
-            .and_then(|written| written.latest.clone());
-        if newer.is_none() {
-            all.remove(&uid);
-        }
-        newer.unwrap_or(cached)
-    }
-
-    fn wrote(&self, old: &KrakeHook, new: &KrakeHook) {
-        let mut all = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = all.entry(new.uid().unwrap_or_default()).or_default();
-        let version = old.resource_version().unwrap_or_default();
-        if new.resource_version().as_ref() != Some(&version) {
-            written.replaced.push(version);
-        }
-        written.latest = Some(Arc::new(new.clone()));
-    }
-
-    /// Whether Secrets may be asked about: not more often than a pod's start takes.
-    fn may_ask(&self, uid: &str, now: Timestamp) -> Secrets {
-        let all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.get(uid) {
-            Some(at) if now.duration_since(*at) < mend::PAUSE => Secrets::AskedLately,
-            _ => Secrets::MayBeAsked,
-        }
-    }
-
-    fn injected_lately(&self, uid: &str, now: Timestamp) -> Vec<Timestamp> {
-        let mut all = self
-            .injections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(times) = all.get_mut(uid) else {
-            return Vec::new();
-        };
-        times.retain(|at| now.duration_since(*at) < LATELY);
-        times.clone()
-    }
-
     fn wait_until(&self, at: Timestamp) -> Duration {
         let left = at.duration_since(self.clock.now());
         // A moment later rather than a moment too early: the clock that counts is the decision's.
         Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5)
     }
 
-    /// Its deletionTimestamp is of another clock.
-    fn leaving_since(&self, hook: &KrakeHook, now: Timestamp) -> Option<Timestamp> {
-        hook.metadata.deletion_timestamp.as_ref()?;
-        let mut all = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(*all.entry(hook.uid()?).or_insert(now))
-    }
-
     fn forget(&self, uid: &str) {
         self.calls.forget(uid);
-        self.provided.forget(uid);
+        self.overlay.forget(uid);
         self.outcomes.forget(uid);
-        self.leaving
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(uid);
-        self.written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(uid);
-        self.asked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(uid);
-        self.injections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(uid);
     }
 }
 

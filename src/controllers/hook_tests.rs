@@ -1,5 +1,7 @@
 //! What the hook controller counts.
 
+use std::sync::Mutex;
+
 use serde_json::json;
 
 use super::*;
@@ -29,13 +31,9 @@ fn context_of(client: kube::Client) -> Context {
         outcomes: Outcomes::new(metrics.clone()),
         metrics,
         backoff: Backoff::new(),
-        injections: Mutex::default(),
-        asked: Mutex::default(),
         feed: Feed::new(caches.hooks.clone()),
         clock,
-        leaving: Mutex::default(),
-        provided: Provided::default(),
-        written: Mutex::default(),
+        overlay: Overlay::default(),
         caches,
     }
 }

@@ -17,7 +17,7 @@ pub mod guarding;
 pub mod hook;
 pub mod keys;
 pub mod outcomes;
-pub mod provided;
+pub mod overlay;
 pub mod readable;
 pub mod refused;
 pub mod strays;

@@ -3,7 +3,7 @@
 //! Everything in a term is made anew, as after a restart: what the last leader knew and did not write
 //! is not known, and calls of an earlier term of our own are made again like those of another's.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
@@ -32,7 +32,7 @@ use crate::controllers::backoff::Backoff;
 use crate::controllers::election::Tasks;
 use crate::controllers::feed::Feed;
 use crate::controllers::outcomes::Outcomes;
-use crate::controllers::provided::Provided;
+use crate::controllers::overlay::Overlay;
 use crate::controllers::synced::Waiter;
 use crate::controllers::{authority_rotation, certificate, guard, guarding, hook, keys, strays};
 use crate::decide::Settings;
@@ -255,11 +255,7 @@ impl Leading {
             backoff: Backoff::new(),
             feed: self.feed.clone(),
             clock: term.clock().clone(),
-            leaving: Mutex::default(),
-            injections: Mutex::default(),
-            asked: Mutex::default(),
-            provided: Provided::default(),
-            written: Mutex::default(),
+            overlay: Overlay::default(),
         });
         let called = UnboundedReceiverStream::new(called);
         let changes = futures::stream::select(self.feed.subscribe(), called);
