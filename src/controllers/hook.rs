@@ -264,11 +264,13 @@ impl Context {
         }
         tracing::warn!(hook = seen.hook_name(), namespace = seen.namespace(), effect = label(effect), %error, "the API server refused an effect; retrying");
         self.metrics.reconcile_failed("hook", Class::User);
-        seen.absorb(Fact::Rejected(Box::new(Rejection {
+        let rejected = Fact::Rejected(Box::new(Rejection {
             effect: effect.clone(),
             object: error.object,
             message,
-        })));
+        }));
+        self.overlay.note(seen, effect, &rejected, self.clock.now());
+        seen.absorb(rejected);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! | guard, ConfigMap, certificate, canaries | where the cache has none, unless hook or workload is being deleted | [`ASSUMED`] |
 //! | when it was injected | to notice another field manager that keeps undoing it | [`LATELY`] |
 //! | when its Secrets were asked about | not to ask more often than a pod takes to start | [`mend::PAUSE`] |
+//! | effects that the API server has refused | they are not tried again, whatever wakes the reconcile: what goes with them may be a write that wakes it | [`AFTER_REFUSAL`] |
 //! | when it was first seen being deleted | its `disarmDelaySeconds`; the deletionTimestamp is of another clock | the hook is gone |
 //!
 //! A watch may be behind, or silent for two minutes until that is noticed, and each change of a hook is a
@@ -19,7 +20,8 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use crate::api::KrakeHook;
-use crate::decide::seen::Secrets;
+use crate::decide::presence::AFTER_REFUSAL;
+use crate::decide::seen::{Rejection, Secrets};
 use crate::decide::{Effect, Fact, Next, Seen, Workload, mend};
 
 /// How long something is assumed to exist that was created and no cache has received: such an object is
@@ -42,6 +44,7 @@ struct Own {
     /// What it has created, and when.
     created: Vec<(Timestamp, Fact)>,
     injected: Vec<Timestamp>,
+    rejections: Vec<(Timestamp, Rejection)>,
     asked: Option<Timestamp>,
     deleted: Option<Timestamp>,
 }
@@ -65,7 +68,7 @@ impl Overlay {
         cached
     }
 
-    /// Lays it over what was seen. Returns until when something is assumed.
+    /// Lays it over what was seen. Returns when that is no longer so.
     pub fn lay_over(&self, seen: &mut Seen, now: Timestamp) -> Next {
         seen.secrets = Secrets::MayBeAsked;
         let mut all = self.lock();
@@ -93,6 +96,11 @@ impl Overlay {
         };
         let stays = !deleting && seen.workload.as_ref().is_some_and(lives);
         let mut until = Next::AwaitChange;
+        own.rejections.retain(|(at, _)| now < *at + AFTER_REFUSAL);
+        for (at, rejection) in &own.rejections {
+            seen.rejections.push(rejection.clone());
+            until = until.earliest(Next::At(*at + AFTER_REFUSAL));
+        }
         own.created.retain(|(since, fact)| {
             let end = *since + ASSUMED;
             let assumed = stays && end > now && lacks(seen, fact);
@@ -105,12 +113,16 @@ impl Overlay {
         until
     }
 
-    /// An effect was carried out on what was seen, and this became known.
+    /// An effect was tried on what was seen, and this became known.
     pub fn note(&self, seen: &Seen, effect: &Effect, fact: &Fact, now: Timestamp) {
         let mut all = self.lock();
         let own = all.entry(seen.hook_uid().to_owned()).or_default();
         match (effect, fact) {
             (Effect::AskAboutSecrets, _) => own.asked = Some(now),
+            // What holds is tried again whenever the hook is reconciled.
+            (effect, Fact::Rejected(rejection)) if !effect.holds() => {
+                own.rejections.push((now, *rejection.clone()));
+            }
             (Effect::ApplyInjection(_), Fact::Workload(_)) => own.injected.push(now),
             (_, Fact::Hook(hook)) => {
                 let version = seen.hook.resource_version().unwrap_or_default();
@@ -307,5 +319,32 @@ mod tests {
         assert_eq!(since(20).0, Some(at(10)));
         overlay.forget(&uid);
         assert_eq!(since(30).0, Some(at(30)));
+    }
+
+    /// The write that is refused may come with one that wakes the reconcile, like the label of a completed
+    /// workload: each wake would try both again.
+    #[test]
+    fn what_was_refused_is_not_tried_again_before_its_time() {
+        let (world, overlay) = armed();
+        let delete = Effect::DeleteWorkload { uid: "w".into() };
+        let seen = || world.observe(NAME).expect("the hook");
+        let rejected = Fact::Rejected(Box::new(Rejection {
+            effect: delete.clone(),
+            object: "Deployment".into(),
+            message: "not today".into(),
+        }));
+        overlay.note(&seen(), &delete, &rejected, at(100));
+        let refused = |second: i64| {
+            let mut seen = seen();
+            let until = overlay.lay_over(&mut seen, at(second));
+            let effects = seen
+                .rejections
+                .into_iter()
+                .map(|rejection| rejection.effect);
+            (effects.collect::<Vec<_>>(), until)
+        };
+        let end = 100 + AFTER_REFUSAL.as_secs();
+        assert_eq!(refused(end - 1), (vec![delete], Next::At(at(end))));
+        assert_eq!(refused(end), (Vec::new(), Next::AwaitChange));
     }
 }

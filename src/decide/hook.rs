@@ -146,16 +146,20 @@ impl<'a> Context<'a> {
         step
     }
 
-    /// An effect that the API server has refused is not tried again in this reconcile, nor are
-    /// those that follow from it; it is reported and tried again soon. Until it succeeds, the
-    /// conditions stay as they are: taking them back before each attempt would wake the next
-    /// attempt.
+    /// An effect that the API server has refused lately is not tried again, nor are those that follow
+    /// from it; it is reported, and tried again soon. Until it succeeds, the conditions stay as they are:
+    /// taking them back before each attempt would wake the next attempt.
     fn set_aside_rejected(&self, status: &KrakeHookStatus, mut step: Step) -> Step {
         let seen = self.seen;
         let is_rejected = |effect: &Effect| {
             let mut rejected = seen.rejections.iter();
             rejected.any(|rejection| rejection.effect == *effect)
         };
+        let all = step.hold.iter().chain(&step.first).chain(&step.then);
+        let decided: Vec<_> = all.cloned().collect();
+        let mut rejections = seen.rejections.iter().rev();
+        // Only one that is still to be done is reported.
+        let rejection = rejections.find(|rejection| decided.contains(&rejection.effect));
         let waits = step.first.iter().any(is_rejected);
         if waits {
             step.first.clear();
@@ -163,7 +167,7 @@ impl<'a> Context<'a> {
         if let Some(first) = step.then.iter().position(is_rejected) {
             step.then.truncate(first);
         }
-        if let Some(rejection) = seen.rejections.last() {
+        if let Some(rejection) = rejection {
             step.look_again_at(self.after_refusal());
             let Rejection {
                 object, message, ..

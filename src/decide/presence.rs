@@ -16,7 +16,7 @@ use crate::api::status::{AckResult, Phase};
 use crate::api::{HookKind, KrakeHookStatus, names};
 
 /// How long after a refusal that only a person can mend it is tried again.
-const AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(8);
+pub const AFTER_REFUSAL: SignedDuration = SignedDuration::from_secs(8);
 
 impl Context<'_> {
     /// Provides, injects and arms.

@@ -252,6 +252,16 @@ pub enum Effect {
     DeleteGuard,
 }
 
+impl Effect {
+    /// Whether it makes a removal wait.
+    pub fn holds(&self) -> bool {
+        matches!(
+            self,
+            Self::Guard(_) | Self::Control(_) | Self::CreateCanary { .. }
+        )
+    }
+}
+
 /// Something that the workload made and a guard is put on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dependent {
