@@ -1,6 +1,7 @@
 //! Mistakes on purpose (the patches in `planted`): a harness that finds none of them proves nothing. Each
 //! has a play in which it shows; the same play is kept by an operator that makes no mistake.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +86,20 @@ pub const BUGS: [(&str, Play); 16] = [
     ("RetryWithoutPause", Play::Refused),
 ];
 
+/// What the unit tests find: the first would be kept from any effect by the admission policy, the second
+/// by what every write names beside (`hack/faults`).
+const UNIT_TESTED: [&str; 2] = ["SecretOverwritten", "WriteAfterLeaseLoss"];
+const PATCHES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/faults/planted");
+
+/// The names of the patches that there are.
+fn patches() -> std::io::Result<BTreeSet<String>> {
+    let files = std::fs::read_dir(PATCHES)?;
+    let names = files.map(|file| Ok(file?.file_name().to_string_lossy().into_owned()));
+    let names: Vec<String> = names.collect::<std::io::Result<_>>()?;
+    let patches = names.iter().filter_map(|name| name.strip_suffix(".patch"));
+    Ok(patches.map(str::to_owned).collect())
+}
+
 /// Plays for each mistake, or for so many: with it there must be a violation, without none.
 pub async fn prove(
     cluster: &Cluster,
@@ -93,6 +108,13 @@ pub async fn prove(
     seed: Seed,
     report: &mut Report,
 ) -> Result<(), String> {
+    let found = patches().map_err(|e| format!("{PATCHES}: {e}"))?;
+    let played = BUGS.iter().map(|(bug, _)| *bug).chain(UNIT_TESTED);
+    let played: BTreeSet<_> = played.map(str::to_owned).collect();
+    if played != found {
+        let differ: Vec<_> = played.symmetric_difference(&found).collect();
+        return Err(format!("played, or a patch, but not both: {differ:?}"));
+    }
     let mut bugs = BUGS.to_vec();
     seed.shuffle(&mut bugs);
     bugs.truncate(sample.unwrap_or(bugs.len()));
@@ -137,7 +159,12 @@ async fn alone(
     let mark = audit::mark(&cluster.audit_log)?;
     let prefix = format!("faults-{:06x}", rand::random::<u32>() >> 8);
     let lane = Arc::new(Lane::open(cluster, binary, &prefix, 0, bug).await?);
-    let played = play.on(&lane).await;
+    // An operator that cannot even begin shows no mistake: it would be found in any play.
+    let (subject, acting) = play
+        .begin(&lane)
+        .await
+        .map_err(|e| format!("{} has not begun: {e}", bug.unwrap_or("no mistake")))?;
+    let played = play.on(&lane, &subject, &acting).await;
     let audit = Audit::since(&cluster.audit_log, mark, &prefix)?;
     let mut found = lane.violations(&audit);
     found.extend(played.err());
@@ -146,8 +173,8 @@ async fn alone(
 }
 
 impl Play {
-    async fn on(self, lane: &Arc<Lane>) -> Result<(), String> {
-        let scenario = match self {
+    fn scenario(self) -> Scenario {
+        match self {
             Self::Late | Self::CloseDelayed | Self::AcknowledgementDelayed | Self::Away => {
                 Scenario::Deadline
             }
@@ -155,18 +182,26 @@ impl Play {
             Self::Refused | Self::Armed => Scenario::Create,
             Self::Staggered => Scenario::Sweep,
             _ => Scenario::Shutdown,
-        };
+        }
+    }
+
+    async fn begin(self, lane: &Arc<Lane>) -> Result<(Subject, Acting), String> {
         let subject = Subject::new(lane, &format!("{self:?}").to_lowercase());
-        let acting = scenario.begin(&subject).await?;
+        let acting = self.scenario().begin(&subject).await?;
+        Ok((subject, acting))
+    }
+
+    async fn on(self, lane: &Arc<Lane>, subject: &Subject, acting: &Acting) -> Result<(), String> {
+        let scenario = self.scenario();
         let plan = &lane.proxy.plan;
         let rule = |on: Match, times, fault| plan.add(Rule::new(on, times, fault));
         let status = |word| Match::of(STATUS, &subject.needles).saying(word);
         match self {
-            Self::Unasked => refused(&acting, "nobody had asked").await,
+            Self::Unasked => refused(acting, "nobody had asked").await,
             Self::Late => {
-                scenario.act(&subject, &acting).await?;
-                scenario.end(&subject, &acting).await?;
-                refused(&acting, "it was late").await
+                scenario.act(subject, acting).await?;
+                scenario.end(subject, acting).await?;
+                refused(acting, "it was late").await
             }
             Self::WriteLost => {
                 subject.delete_workload(DeleteParams::background()).await?;
@@ -174,7 +209,7 @@ impl Play {
                 rule(status(ACKNOWLEDGEMENT), Times::First(1), Fault::DropBefore);
                 acting.tell(HookKind::Shutdown).await?;
                 acting.acknowledge(HookKind::Shutdown).await?;
-                scenario.end(&subject, &acting).await
+                scenario.end(subject, acting).await
             }
             Self::CloseDelayed => {
                 let late = rule(
@@ -182,7 +217,7 @@ impl Play {
                     Times::First(1),
                     Fault::Delay(Duration::from_millis(2500)),
                 );
-                scenario.act(&subject, &acting).await?;
+                scenario.act(subject, acting).await?;
                 until(SOON, async || match plan.applied(late).count {
                     0 => Err("no close is on its way".to_owned()),
                     _ => Ok(()),
@@ -192,7 +227,7 @@ impl Play {
                 subject.removed().await
             }
             Self::AcknowledgementDelayed => {
-                scenario.act(&subject, &acting).await?;
+                scenario.act(subject, acting).await?;
                 subject.asked().await?;
                 // Longer than the deadline is away, shorter than the endpoint's patience.
                 rule(
@@ -206,13 +241,13 @@ impl Play {
             Self::ReadsFail => {
                 let reads = Match::of("list pods", &subject.needles);
                 rule(reads, Times::First(2), Fault::Answer(500));
-                scenario.act(&subject, &acting).await?;
-                scenario.end(&subject, &acting).await
+                scenario.act(subject, acting).await?;
+                scenario.end(subject, acting).await
             }
-            Self::Armed => armed(&subject).await,
+            Self::Armed => armed(subject).await,
             Self::OrphanMeanwhile => {
                 lane.operator.leave().await;
-                scenario.act(&subject, &acting).await?;
+                scenario.act(subject, acting).await?;
                 until(SOON, async || {
                     let workload = subject.workload().await?.ok_or("no Deployment")?;
                     match workload.finalizers() {
@@ -222,10 +257,10 @@ impl Play {
                 })
                 .await?;
                 lane.operator.come_back().await?;
-                scenario.end(&subject, &acting).await
+                scenario.end(subject, acting).await
             }
             Self::Away => {
-                scenario.act(&subject, &acting).await?;
+                scenario.act(subject, acting).await?;
                 let request = subject.asked().await?;
                 lane.operator.leave().await;
                 until(SOON, async || {
@@ -238,7 +273,7 @@ impl Play {
                 })
                 .await?;
                 lane.operator.come_back().await?;
-                scenario.end(&subject, &acting).await
+                scenario.end(subject, acting).await
             }
             Self::Staggered => {
                 subject.delete_hook().await?;
@@ -246,14 +281,14 @@ impl Play {
                 subject.delete_workload(DeleteParams::foreground()).await?;
                 subject.asked().await?;
                 acting.acknowledge(HookKind::Shutdown).await?;
-                scenario.end(&subject, &acting).await
+                scenario.end(subject, acting).await
             }
             Self::Refused => {
                 let writes = Match::of("create hookguards", &subject.needles);
                 rule(writes, Times::Within(REFUSED), Fault::Answer(500));
                 let mark = lane.proxy.journal.mark();
-                scenario.act(&subject, &acting).await?;
-                scenario.end(&subject, &acting).await?;
+                scenario.act(subject, acting).await?;
+                scenario.end(subject, acting).await?;
                 let calls = lane.proxy.journal.since(mark, &subject.needles);
                 let calls = calls
                     .iter()
@@ -266,8 +301,8 @@ impl Play {
                 }
             }
             Self::Removal | Self::Orphan => {
-                scenario.act(&subject, &acting).await?;
-                scenario.end(&subject, &acting).await
+                scenario.act(subject, acting).await?;
+                scenario.end(subject, acting).await
             }
         }
     }
