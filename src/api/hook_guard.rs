@@ -62,9 +62,25 @@ pub struct GuardedWorkload {
     pub name: String,
 }
 
+impl HookGuard {
+    /// The kind that an ownerReference to a guard has.
+    pub const KIND: &'static str = "HookGuard";
+}
+
 impl GuardedWorkload {
     /// Its kind, unless only another version knows it.
     pub fn known_kind(&self) -> Option<WorkloadKind> {
         WorkloadKind::find(&self.api_version, &self.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::Resource;
+
+    #[test]
+    fn its_kind_is_the_one_that_is_served() {
+        assert_eq!(HookGuard::KIND, HookGuard::kind(&()));
     }
 }

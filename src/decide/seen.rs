@@ -10,7 +10,6 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::Resource;
 use serde_json::Value;
 
 use super::entries::Entries;
@@ -534,7 +533,7 @@ pub(super) fn dependents<'a>(
 /// The controlling owner of an object, unless that is a guard: one that keeps others from adopting it.
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
     let mut controllers = controllers(meta);
-    controllers.find(|owner| owner.kind != HookGuard::kind(&()))
+    controllers.find(|owner| owner.kind != HookGuard::KIND)
 }
 
 /// Whether an object has a controller, be it a guard: nobody can adopt it.
